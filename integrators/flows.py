@@ -1,0 +1,61 @@
+"""Elementary flows of the lattice: drift (R) and kick (V). Each is exact for its part of the Hamiltonian.
+
+    R:  R += h v                    V:  v += h F/m        (F eV/Å, m amu × AMU = eV ps²/Å²)
+"""
+
+from spinmd.backend import BLOCK
+from spinmd.protocols import OK, Aux, Need, Status
+from spinmd.state import State
+from spinmd.units import AMU
+from numba import njit, prange
+
+
+@njit(cache=True, parallel=True)
+def _kick(natoms, velocities, forces, masses, step, block):
+    for b in prange((natoms + block - 1) // block):
+        for i in range(b * block, min((b + 1) * block, natoms)):
+            scale = step / masses[i]
+            velocities[i, 0] += scale * forces[i, 0]
+            velocities[i, 1] += scale * forces[i, 1]
+            velocities[i, 2] += scale * forces[i, 2]
+
+
+@njit(cache=True, parallel=True)
+def _drift(natoms, positions, velocities, step, block):
+    for b in prange((natoms + block - 1) // block):
+        for i in range(b * block, min((b + 1) * block, natoms)):
+            positions[i, 0] += step * velocities[i, 0]
+            positions[i, 1] += step * velocities[i, 1]
+            positions[i, 2] += step * velocities[i, 2]
+
+
+class Drift:
+    """R: positions move with constant velocities."""
+
+    letter = "R"
+    moves = "lattice"
+
+    def init(self, state: State, aux: Aux, seed: int) -> None:
+        """Nothing to keep."""
+
+    def flow(self, state: State, aux: Aux, model, h: float) -> Status:
+        """Move by ``h`` ps."""
+        _drift(state.natoms, state.positions, state.velocities, h, BLOCK)
+        model.moved(positions=True)
+        return OK
+
+
+class Kick:
+    """V: velocities change with constant forces."""
+
+    letter = "V"
+    moves = "lattice"
+
+    def init(self, state: State, aux: Aux, seed: int) -> None:
+        """Nothing to keep."""
+
+    def flow(self, state: State, aux: Aux, model, h: float) -> Status:
+        """Kick for ``h`` ps; the model evaluates forces only if positions or spins have moved since the last time."""
+        forces = model.evaluate(Need.FORCE).forces
+        _kick(state.natoms, state.velocities, forces, state.masses, h / AMU, BLOCK)
+        return OK

@@ -1,0 +1,236 @@
+"""Implicit spherical midpoint for spins (S): symplectic, time-reversible, second order, |S| constant; any potential.
+
+    S₁ − S₀ = −(g/ħ) h |S| u × F(|S| u),    u = (S₀ + S₁)/|S₀ + S₁|
+
+McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014). With damping F becomes (F + α u × F)/(1 + α²). For isotropic exchange the
+total spin is conserved, to the tolerance of the solution.
+
+Solution: fixed-point iteration of the midpoints. Given the field, each spin's equation is solved exactly in |S| (Cayley rotation,
+``spin_laws.midpoint_rotation``); the field comes from the frozen couplings, one pass per iteration. The start extrapolates the fields of the
+last steps, and Anderson acceleration (depth ``DEPTH``; Walker and Ni, SIAM J. Numer. Anal. 49, 1715 (2011)) combines the last iterates.
+The iteration ends when no spin's midpoint changed by more than ``tolerance`` (a fraction of its length).
+"""
+
+import numpy as np
+
+from spinmd.backend import BLOCK, block_count
+from spinmd.protocols import OK, Aux, Code, Status
+from spinmd.simd import weighted_rows4
+from spinmd.spin_laws import midpoint_rotation
+from spinmd.state import State
+from spinmd.units import HBAR
+from numba import njit, prange
+
+HISTORY = 4  # fields of past steps that the start extrapolates
+EXTRAPOLATION = np.array(
+    [[1.0, 0.0, 0.0, 0.0], [2.0, -1.0, 0.0, 0.0], [3.0, -3.0, 1.0, 0.0], [4.0, -6.0, 4.0, -1.0]]
+)  # row k: weights of the last, second last, ... of k + 1 equally spaced values
+
+
+@njit(cache=True, parallel=True)
+def _start(natoms, spins, inverse_moments, history, weights, newest, known, alpha, gh, w0, middle, block):
+    """w₀ = S/m and a first midpoint from the extrapolated field; w₀ itself without history."""
+    depth = history.shape[1]
+    for b in prange((natoms + block - 1) // block):
+        for i in range(b * block, min((b + 1) * block, natoms)):
+            s = inverse_moments[i]
+            x, y, z = spins[i, 0] * s, spins[i, 1] * s, spins[i, 2] * s
+            w0[i, 0], w0[i, 1], w0[i, 2] = x, y, z
+            mx, my, mz = x, y, z
+            if known > 0:
+                fx, fy, fz = 0.0, 0.0, 0.0
+                for k in range(known):
+                    at = (newest - k) % depth
+                    fx += weights[k] * history[i, at, 0]
+                    fy += weights[k] * history[i, at, 1]
+                    fz += weights[k] * history[i, at, 2]
+                for _ in range(2):  # the second pass has the right |w0 + w1|
+                    _, _, _, mx, my, mz = midpoint_rotation(x, y, z, mx, my, mz, fx, fy, fz, alpha, gh)
+            middle[i, 0], middle[i, 1], middle[i, 2] = mx, my, mz
+
+
+@njit(cache=True, parallel=True)
+def _iterate(
+    natoms, w0, middle, result, start, count, atoms, coupling, external, inverse_moments, alpha, gh, fields, newest, block_max, block,
+):  # fmt: skip
+    """One evaluation of the map: field at ``middle``, new midpoint to ``result``; the largest squared change per block."""
+    extra = external.shape[0] > 0
+    for b in prange(block_max.shape[0]):
+        largest = 0.0
+        for i in range(b * block, min((b + 1) * block, natoms)):
+            s = inverse_moments[i]
+            if s == 0.0:
+                continue
+            hx, hy, hz = 0.0, 0.0, 0.0
+            if count[i] > 0:
+                hx, hy, hz, _ = weighted_rows4(middle, atoms, coupling, start[i], start[i] + count[i])
+            if extra:
+                hx += external[i, 0]
+                hy += external[i, 1]
+                hz += external[i, 2]
+            hx, hy, hz = hx * s, hy * s, hz * s
+            fields[i, newest, 0], fields[i, newest, 1], fields[i, newest, 2] = hx, hy, hz
+            mx, my, mz = middle[i, 0], middle[i, 1], middle[i, 2]
+            _, _, _, x, y, z = midpoint_rotation(w0[i, 0], w0[i, 1], w0[i, 2], mx, my, mz, hx, hy, hz, alpha, gh)
+            result[i, 0], result[i, 1], result[i, 2] = x, y, z
+            change = (x - mx) ** 2 + (y - my) ** 2 + (z - mz) ** 2
+            size = mx * mx + my * my + mz * mz
+            if not change <= largest * size:
+                largest = change / size
+        block_max[b] = largest
+
+
+@njit(cache=True, parallel=True)
+def _dot_products(natoms, x, g, old_x, old_g, sums, block):
+    """Per block, for the residuals f = g − x and f' = g' − x': sums of (f − f')·(f − f') and f·(f − f')."""
+    for b in prange(sums.shape[0]):
+        a, c = 0.0, 0.0
+        for i in range(b * block, min((b + 1) * block, natoms)):
+            for k in range(3):
+                f = g[i, k] - x[i, k]
+                d = f - (old_g[i, k] - old_x[i, k])
+                a += d * d
+                c += f * d
+        sums[b, 0] = a
+        sums[b, 1] = c
+
+
+@njit(cache=True, parallel=True)
+def _mix(natoms, g, old_g, theta, w0, result, block):
+    """Anderson step of depth one: (1 − θ) g + θ g', set to the length of w₀."""
+    for b in prange((natoms + block - 1) // block):
+        for i in range(b * block, min((b + 1) * block, natoms)):
+            x = g[i, 0] + theta * (old_g[i, 0] - g[i, 0])
+            y = g[i, 1] + theta * (old_g[i, 1] - g[i, 1])
+            z = g[i, 2] + theta * (old_g[i, 2] - g[i, 2])
+            w2 = w0[i, 0] ** 2 + w0[i, 1] ** 2 + w0[i, 2] ** 2
+            n2 = x * x + y * y + z * z
+            scale = np.sqrt(w2 / n2) if n2 > 0.0 else 0.0
+            result[i, 0], result[i, 1], result[i, 2] = x * scale, y * scale, z * scale
+
+
+@njit(cache=True, parallel=True)
+def _finish(natoms, w0, middle, moments, spins, fields, newest, sums, block):
+    """S₁ = m w₁, w₁ the mirror image of w₀ at the midpoint; per block, Σ F·(S₁ − S₀): what damping has taken, eV."""
+    for b in prange(sums.shape[0]):
+        work = 0.0
+        for i in range(b * block, min((b + 1) * block, natoms)):
+            mx, my, mz = middle[i, 0], middle[i, 1], middle[i, 2]
+            m2 = mx * mx + my * my + mz * mz
+            if m2 == 0.0:
+                continue
+            c = 2.0 * (mx * w0[i, 0] + my * w0[i, 1] + mz * w0[i, 2]) / m2
+            x, y, z = (c * mx - w0[i, 0]) * moments[i], (c * my - w0[i, 1]) * moments[i], (c * mz - w0[i, 2]) * moments[i]
+            work += fields[i, newest, 0] * (x - spins[i, 0])
+            work += fields[i, newest, 1] * (y - spins[i, 1])
+            work += fields[i, newest, 2] * (z - spins[i, 2])
+            spins[i, 0], spins[i, 1], spins[i, 2] = x, y, z
+        sums[b, 0] = work
+
+
+class Midpoint:
+    """S by the implicit spherical midpoint.
+
+    damping    Gilbert's α;  g_factor g
+    tolerance  largest relative change of a midpoint in the last iteration
+    iterations at most; more is "not converged", which the run reports
+    """
+
+    letter = "S"
+    moves = "spins"
+    needs_frozen = False
+
+    def __init__(self, damping: float = 0.0, g_factor: float = 2.0, tolerance: float = 1.0e-8, iterations: int = 60, acceleration: bool = True):
+        self.damping = float(damping)
+        self.g_factor = float(g_factor)
+        self.tolerance = float(tolerance)
+        self.iterations = int(iterations)
+        self.acceleration = acceleration
+        self.evaluations = 0
+        self.solves = 0
+
+    def init(self, state: State, aux: Aux, seed: int) -> None:
+        """History of fields for the extrapolated start, and the heat that damping takes."""
+        n = state.natoms
+        aux.per_atom["midpoint_fields"] = np.zeros((n, HISTORY, 3))
+        aux.globals["midpoint_history"] = np.zeros(2, dtype=np.int64)  # newest, known
+        aux.globals["midpoint_step"] = np.zeros(1)
+        aux.globals.setdefault("spin_heat", np.zeros(1))
+        self._allocate(n)
+
+    def _allocate(self, n: int) -> None:
+        self._w0 = np.zeros((n, 4))
+        self._x = [np.zeros((n, 4)), np.zeros((n, 4))]  # iterates of the midpoint, and the map at them: this and the last one
+        self._g = [np.zeros((n, 4)), np.zeros((n, 4))]
+        self._external = np.zeros((n, 3))
+        self._max = np.zeros(block_count(n))
+        self._sums = np.zeros((block_count(n), 2))
+        self._inverse = np.zeros(n)
+
+    def flow(self, state: State, aux: Aux, model, h: float) -> Status:
+        """Turn the spins for ``h`` ps in the field of the couplings at the present positions (and of live terms)."""
+        n = state.natoms
+        couplings = model.couplings()
+        live = bool(model.live_terms())
+        gh = self.g_factor / HBAR * h
+        self._inverse[:] = 0.0
+        np.divide(1.0, state.moments, out=self._inverse, where=state.moments > 0.0)
+        fields = aux.per_atom["midpoint_fields"]
+        history = aux.globals["midpoint_history"]
+        if aux.globals["midpoint_step"][0] != h:  # another step length: old fields are at other distances in time
+            history[:] = 0
+            aux.globals["midpoint_step"][0] = h
+        newest, known = int(history[0]), int(history[1])
+        weights = EXTRAPOLATION[max(known - 1, 0)]
+        _start(n, state.spins, self._inverse, fields, weights, newest, known, self.damping, gh, self._w0, self._x[0], BLOCK)
+        newest = (newest + 1) % HISTORY
+        simple = couplings.only_leading and couplings.constant is None and not live
+        external = self._external[:0] if simple else self._external
+        spins = state.spins.copy() if live else state.spins
+        status, this = OK, 0
+        for iteration in range(self.iterations):
+            this = iteration % 2
+            x, g = self._x[this], self._g[this]
+            if not simple:
+                self._collect(state, model, couplings, x, live)
+            _iterate(
+                n, self._w0, x, g, *couplings.leading(), external, self._inverse, self.damping, gh, fields, newest, self._max,
+                BLOCK,
+            )  # fmt: skip
+            self.evaluations += 1
+            residual = float(self._max.max())
+            if residual <= self.tolerance**2:
+                break
+            if residual != residual:
+                status = Status(Code.DIVERGED, message="a spin or its field is not a number")
+                break
+            old_x, old_g = self._x[1 - this], self._g[1 - this]
+            theta = 0.0
+            if iteration > 0 and self.acceleration:
+                _dot_products(n, x, g, old_x, old_g, self._sums, BLOCK)
+                a, c = self._sums.sum(axis=0)
+                theta = min(max(c / a, -1.0), 1.0) if a > 0.0 else 0.0
+            _mix(n, g, old_g, theta, self._w0, old_x, BLOCK)
+        else:
+            status = Status(Code.NOT_CONVERGED, message=f"spin midpoint not solved after {self.iterations} iterations")
+        if live:
+            state.spins[:] = spins
+        _finish(n, self._w0, self._g[this], state.moments, state.spins, fields, newest, self._sums, BLOCK)
+        if self.damping != 0.0:
+            aux.globals["spin_heat"][0] += float(self._sums[:, 0].sum())
+        history[0], history[1] = newest, min(known + 1, HISTORY)
+        self.solves += 1
+        model.moved(spins=True)
+        return status
+
+    def _collect(self, state: State, model, couplings, w: np.ndarray, live: bool) -> None:
+        """H (eV) of everything that the iteration itself does not read: constant fields, further terms, live terms."""
+        external = self._external
+        external[:] = 0.0
+        if live:
+            np.multiply(w[:, :3], state.moments[:, None], out=state.spins)
+            model.add_live_fields(external)
+            external *= state.moments[:, None]
+        if couplings.constant is not None:
+            external += couplings.constant
+        couplings.add_rest(w, external)

@@ -1,0 +1,43 @@
+"""Where kernels run: numba's cache, the number of threads, and the fixed blocks over which all sums are taken.
+
+Every module that defines kernels imports this one first. Kernels loop over blocks of ``BLOCK`` atoms with ``prange``; sums over atoms
+are taken within a block first and then over the blocks in order, so that results do not depend on the number of threads.
+"""
+
+from dataclasses import dataclass
+
+from spinmd import jitcache
+
+jitcache.configure()
+
+import numba  # noqa: E402  (after the cache folder is set)
+
+from spinmd.errors import InputError  # noqa: E402
+
+BLOCK = 256
+
+
+def block_count(natoms: int) -> int:
+    """Number of fixed blocks for ``natoms`` atoms."""
+    return (natoms + BLOCK - 1) // BLOCK
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What potentials are told in ``prepare``: the device ("cpu") and the number of threads."""
+
+    device: str = "cpu"
+    threads: int = 1
+
+
+def make_backend(device: str = "cpu", threads: int | None = None) -> Backend:
+    """A backend; ``threads`` None means all cores that this process may use. Raises InputError for what is not there."""
+    if device != "cpu":
+        raise InputError(f"this version computes on the CPU only, device {device!r} is not available", "--device")
+    available = numba.config.NUMBA_NUM_THREADS
+    if threads is None:
+        threads = available
+    if not 1 <= threads <= available:
+        raise InputError(f"{threads} threads asked for, this machine offers 1 to {available}", "--threads")
+    numba.set_num_threads(threads)
+    return Backend(device, threads)

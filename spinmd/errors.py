@@ -1,0 +1,38 @@
+"""The few exceptions that spinmd raises on purpose, each with the exit code of the command line.
+
+Anything else that escapes is a bug. A message is one sentence that names the place and the remedy.
+"""
+
+
+class SpinmdError(Exception):
+    """Base of all deliberate errors."""
+
+    exit_code = 1
+
+
+class InputError(SpinmdError):
+    """The user's input is wrong: a deck, a file, an argument.
+
+    ``place`` is where it is wrong, in the user's terms: ``"integrator.timestep"``, ``"Fe.eam.fs line 12"``.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, place: str = ""):
+        self.message = message
+        self.place = place
+        super().__init__(f"{place}: {message}" if place else message)
+
+
+class DivergedError(SpinmdError):
+    """The run diverged (NaN, lost atoms, runaway); the last good state has been saved."""
+
+    exit_code = 3
+
+
+class StoppedError(SpinmdError):
+    """The run was stopped by a signal after a checkpoint was written."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,226 @@
+"""Model: the terms of the energy, their neighbour lists, and the evaluation that movers and reporters ask for.
+
+Nothing is computed twice at one configuration: results are kept until positions or spins move, separately for terms that know
+spins and for those that do not.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spinmd.backend import Backend, make_backend
+from spinmd.couplings import SpinHamiltonian
+from spinmd.errors import DivergedError, InputError
+from spinmd.neighbors import DEFAULT_SKIN, NeighbourLists
+from spinmd.protocols import Aux, Code, Evaluation, Need, Potential, TermOutput
+from spinmd.spin_temperature import spin_temperature
+from spinmd.state import State
+
+
+class _Group:
+    """Terms that are up to date together: those with spins, or those without."""
+
+    def __init__(self, terms: list[int], natoms: int):
+        self.terms = terms
+        self.forces = np.zeros((natoms, 3))
+        self.fields = np.zeros((natoms, 3))
+        self.virial = np.zeros((3, 3))
+        self.version: tuple[int, int] = (-1, -1)
+        self.have = Need.NONE
+
+
+class Model:
+    """All terms of the energy of one state.
+
+    state    the State that is evaluated; its atoms may be re-ordered in space here (``state.ids`` keeps the original order)
+    terms    potentials, in the order of the deck
+    skin     Å, by which neighbour lists reach further than cutoffs
+    threads  None: all cores
+
+    Raises InputError for terms that do not fit the state.
+    """
+
+    def __init__(
+        self, state: State, terms: Sequence[Potential], *, skin: float | None = None, threads: int | None = None,
+        backend: Backend | None = None,
+    ):  # fmt: skip
+        self.state = state
+        self.terms = list(terms)
+        self.backend = backend or make_backend(threads=threads)
+        self.names = _unique_names([term.name for term in self.terms])
+        self.magnetic_terms = np.array([bool(term.magnetic) for term in self.terms], dtype=bool)
+        self.aux: Aux | None = None
+        natoms = state.natoms
+        self._energies = np.zeros(len(self.terms))
+        lattice = [k for k, term in enumerate(self.terms) if not term.magnetic]
+        magnetic = [k for k, term in enumerate(self.terms) if term.magnetic]
+        self._groups = [_Group(g, natoms) for g in (lattice, magnetic) if g]
+        self._total_forces = np.zeros((natoms, 3))
+        self._nothing = np.zeros((natoms, 3))
+        self._position_version = 0
+        self._spin_version = 0
+        self._listed = -1
+        self._couplings: SpinHamiltonian | None = None
+        self._couplings_version = -1
+        self._radius: list[float] = []
+        for k, term in enumerate(self.terms):
+            if term.cutoff < 0.0 or not np.isfinite(term.cutoff):
+                raise InputError(f"the cutoff must be positive, got {term.cutoff}", f"potential.{k}")
+        for term in self.terms:  # margins and cutoffs may depend on files and elements that prepare() reads
+            term.prepare(state, self.backend)
+        self._radius = [t.cutoff + t.margin(state) if t.cutoff > 0.0 else 0.0 for t in self.terms]
+        self.lists = NeighbourLists(
+            state, [r for r in self._radius if r > 0.0], DEFAULT_SKIN if skin is None else skin
+        )
+
+    # ------------------------------------------------------------------ what has moved
+
+    def moved(self, *, positions: bool = False, spins: bool = False, cell: bool = False) -> None:
+        """Say what has changed since the last evaluation; nothing named means everything."""
+        everything = not (positions or spins or cell)
+        if positions or cell or everything:
+            self._position_version += 1
+        if spins or everything:
+            self._spin_version += 1
+
+    def attach(self, aux: Aux) -> None:
+        """Let the sort in space permute this Aux's per-atom arrays with the state."""
+        self.aux = aux
+
+    @property
+    def rebuilds(self) -> int:
+        """Number of list builds after the first one."""
+        return max(self.lists.builds - 1, 0)
+
+    def list_history(self) -> dict[str, np.ndarray]:
+        """What a restart needs to have bitwise the same lists (see ``NeighbourLists.history``)."""
+        return self.lists.history()
+
+    def _update_lists(self) -> None:
+        if self._listed == self._position_version:
+            return
+        lists = self.lists
+        if lists.radii and (lists.builds == 0 or lists.needs_build(self.state)):
+            self._check_positions()
+            if lists.sort_due(self.state):
+                self._sort(lists.sorted_order(self.state))
+            lists.build(self.state)
+        self._listed = self._position_version
+
+    def _sort(self, order: np.ndarray) -> None:
+        self.state.permute(order)
+        if self.aux is not None:
+            for array in self.aux.per_atom.values():
+                array[:] = array[order]
+        for term in self.terms:
+            term.prepare(self.state, self.backend)
+        for group in self._groups:
+            group.version = (-1, -1)
+        self._couplings_version = -1
+
+    def _check_positions(self) -> None:
+        bad = ~np.isfinite(self.state.positions).all(axis=1)
+        if bad.any():
+            atom = int(self.state.ids[np.argmax(bad)])
+            raise DivergedError(f"the position of atom {atom} is not a number any more; try a shorter timestep")
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, need: Need = Need.ALL) -> Evaluation:
+        """Energy by term and whatever else ``need`` asks for, at the present positions and spins.
+
+        The arrays of the Evaluation are buffers of the model, valid until the next call; only what ``need`` names is valid.
+        Raises DivergedError if a term fails.
+        """
+        self._update_lists()
+        for group in self._groups:
+            self._evaluate_group(group, need)
+        if len(self._groups) == 1:
+            only = self._groups[0]
+            forces, fields, virial = only.forces, only.fields, only.virial
+        elif not self._groups:
+            forces, fields, virial = self._nothing, self._nothing, np.zeros((3, 3))
+        else:
+            lattice, magnetic = self._groups
+            forces, fields, virial = self._total_forces, magnetic.fields, lattice.virial + magnetic.virial
+            if Need.FORCE in need:
+                np.add(lattice.forces, magnetic.forces, out=forces)
+        return Evaluation(self.names, self._energies, forces, fields, virial)
+
+    def _evaluate_group(self, group: _Group, need: Need) -> None:
+        magnetic = bool(self.magnetic_terms[group.terms[0]])
+        version = (self._position_version, self._spin_version if magnetic else 0)
+        if group.version == version:
+            need = need | group.have if (need & ~group.have) else Need.NONE
+        if not need and group.version == version:
+            return
+        if Need.FORCE in need:
+            group.forces[:] = 0.0
+        if Need.FIELD in need:
+            group.fields[:] = 0.0
+        if Need.VIRIAL in need:
+            group.virial[:] = 0.0
+        self._energies[group.terms] = 0.0
+        for k in group.terms:
+            term = self.terms[k]
+            out = TermOutput(self._energies[k : k + 1], group.forces, group.fields, group.virial)
+            status = term.add(self.state, self.pairs(k), out, need)
+            if status is not None and not status.ok and status.code is not Code.NOT_CONVERGED:
+                where = f" at atom {status.atom}" if status.atom >= 0 else ""
+                raise DivergedError(f"{self.names[k]} failed{where}: {status.message or status.code.name.lower()}")
+        group.version = version
+        group.have = need
+
+    def pairs(self, term: int):
+        """The neighbour list of a term, or None for a term without one."""
+        return self.lists.pairs(self._radius[term]) if self._radius[term] > 0.0 else None
+
+    # ------------------------------------------------------------------ spins
+
+    def couplings(self) -> SpinHamiltonian:
+        """The frozen spin Hamiltonian at the present positions; evaluated once per set of positions."""
+        self._update_lists()
+        if self._couplings_version != self._position_version or self._couplings is None:
+            frozen = []
+            for k, term in enumerate(self.terms):
+                if term.magnetic:
+                    spin_term = term.freeze(self.state, self.pairs(k))
+                    if spin_term is not None:
+                        frozen.append(spin_term)
+            self._couplings = SpinHamiltonian.merge(self.state.natoms, self.state.moments, frozen)
+            self._couplings_version = self._position_version
+        return self._couplings
+
+    def live_terms(self) -> list[int]:
+        """Magnetic terms that do not freeze and are evaluated with FIELD inside the spin solve."""
+        if not hasattr(self, "_live"):
+            self._update_lists()
+            self._live = [
+                k for k, t in enumerate(self.terms) if t.magnetic and t.freeze(self.state, self.pairs(k)) is None
+            ]
+        return self._live
+
+    def add_live_fields(self, fields: np.ndarray) -> None:
+        """Add F = −∂E/∂S (eV/µB) of the live terms at the state's present spins to ``fields`` (N, 3)."""
+        energy, virial = np.zeros(1), np.zeros((3, 3))
+        for k in self.live_terms():
+            self.terms[k].add(self.state, self.pairs(k), TermOutput(energy, self._nothing, fields, virial), Need.FIELD)
+
+    def spin_temperature(self) -> float:
+        """Configurational temperature of the spins, K; nan where it is not defined (no torque-bearing energy).
+
+        Nurdin and Schotte, Phys. Rev. E 61, 3579 (2000); with on-site terms Ma, Dudarev, Semenov, Woo, Phys. Rev. E 82, 031111 (2010).
+        """
+        if not self.magnetic_terms.any():
+            return float("nan")
+        fields = self.evaluate(Need.FIELD).fields
+        return spin_temperature(self.state, fields, self.couplings())
+
+
+def _unique_names(names: list[str]) -> tuple[str, ...]:
+    """Names with #2, #3, ... where a name comes again."""
+    result = []
+    for name in names:
+        count = sum(1 for other in result if other == name or other.startswith(name + "#"))
+        result.append(name if count == 0 else f"{name}#{count + 1}")
+    return tuple(result)

@@ -1,0 +1,64 @@
+"""The loop of a run: steps, and reporters when they are due. Knows the contracts only."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from spinmd.errors import DivergedError
+from spinmd.protocols import Aux, Code, Frame, Reporter
+from spinmd.state import State
+
+
+@dataclass
+class RunResult:
+    """What a run came to: ``seconds_loop`` s in the loop, reports included; ``reason`` "end", "stage" or "signal"."""
+
+    seconds_loop: float
+    steps: int
+    reason: str
+    not_converged: int = 0
+
+
+def run(
+    state: State, model, integrator, aux: Aux, steps: int, reporters: Sequence[Reporter] = (), *, stage: str = "",
+    last: bool = True, stop: Callable[[], bool] | None = None,
+) -> RunResult:  # fmt: skip
+    """Take ``steps`` steps, and report at the start, every ``reporter.every`` steps of the run's clock, and at the end.
+
+    last  False if another stage follows: the closing report's reason is then "stage", else "end".
+    stop  asked before every step; True ends the run with a report of reason "signal".
+    Raises DivergedError (reporters see reason "diverged" first) when a number is not finite any more.
+    """
+    model.attach(aux)
+    begin = time.perf_counter()
+    _report(reporters, state, model, integrator, aux, "step", stage, lambda r: True)
+    done, not_converged, reason = 0, 0, "end" if last else "stage"
+    try:
+        while done < steps:
+            if stop is not None and stop():
+                reason = "signal"
+                break
+            status = integrator.step(state, aux, model)
+            done += 1
+            if not status.ok:
+                if status.code is not Code.NOT_CONVERGED:
+                    raise DivergedError(f"step {state.clock.step}: {status.message or status.code.name.lower()}")
+                not_converged += 1
+            if done < steps:
+                due = [r for r in reporters if r.every > 0 and state.clock.step % r.every == 0]
+                if due:
+                    _report(due, state, model, integrator, aux, "step", stage, lambda r: True)
+        _report(reporters, state, model, integrator, aux, reason, stage, lambda r: True)
+    except DivergedError:
+        frame = Frame(state, aux, model, integrator, "diverged", stage)
+        for reporter in reporters:
+            reporter.report(frame)
+        raise
+    return RunResult(time.perf_counter() - begin, done, reason, not_converged)
+
+
+def _report(reporters, state, model, integrator, aux, reason, stage, due) -> None:
+    frame = Frame(state, aux, model, integrator, reason, stage)
+    for reporter in reporters:
+        if due(reporter):
+            reporter.report(frame)

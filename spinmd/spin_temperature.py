@@ -1,0 +1,53 @@
+"""Temperature of spins from their configuration: how strongly they are torqued against how stiffly they are held."""
+
+import numpy as np
+
+from spinmd.couplings import SpinHamiltonian
+from spinmd.state import State
+from spinmd.units import BOLTZMANN
+
+
+def spin_temperature(state: State, fields: np.ndarray, couplings: SpinHamiltonian) -> float:
+    """k_B T = Σ|S×F|² / Σ(2 S·F + |S|² tr H_ii − S·H_ii·S), H_ii = ∂²E/∂S_i∂S_i, in K; nan if the denominator vanishes.
+
+    ``fields`` (N, 3) eV/µB at the state's spins. Pair terms linear in each spin have H_ii = 0; uniaxial, cubic and biquadratic
+    terms do not. An average over time needs numerator and denominator averaged apart; this is the value of one configuration.
+    """
+    spins = state.spins
+    torque2 = float(np.einsum("ia,ia->", *(2 * (np.cross(spins, fields),))))
+    denominator = 2.0 * float(np.einsum("ia,ia->", spins, fields))
+    magnetic = state.moments > 0.0
+    inverse = np.divide(1.0, state.moments, out=np.zeros_like(state.moments), where=magnetic)
+    w = spins * inverse[:, None]
+    denominator += on_site_curvature(w, couplings)
+    if denominator == 0.0:
+        return float("nan")
+    return torque2 / (denominator * BOLTZMANN)
+
+
+def on_site_curvature(w: np.ndarray, couplings: SpinHamiltonian) -> float:
+    """Σ_i (|w|² tr A_i − w·A_i·w) with A_i = ∂²E/∂w_i∂w_i, eV; ``w`` (N, 3) = S/m. The moments cancel."""
+    total = 0.0
+    w2 = np.einsum("ia,ia->i", w, w)
+    if couplings.quadratic is not None:  # A = −2Q
+        trace = np.einsum("iaa->i", couplings.quadratic)
+        along = np.einsum("ia,iab,ib->i", w, couplings.quadratic, w)
+        total -= 2.0 * float(np.sum(w2 * trace - along))
+    for term in couplings.others:
+        if term.biquadratic is not None:  # A = −2 Σ_j K_ij w_j w_jᵀ
+            atom = np.repeat(np.arange(len(w)), term.count)
+            entries = np.concatenate([np.arange(s, s + c) for s, c in zip(term.start[: len(w)], term.count, strict=True)])
+            other = w[term.neighbours[entries]]
+            strength = term.biquadratic[entries]
+            dot = np.einsum("ka,ka->k", w[atom], other)
+            total -= 2.0 * float(np.sum(strength * (w2[atom] * np.einsum("ka,ka->k", other, other) - dot**2)))
+        if term.cubic is not None:
+            x, y, z = (term.axes @ w.T) ** 2
+            k1, k2 = term.cubic[:, 0], term.cubic[:, 1]
+            xx = 2.0 * (k1 * (y + z) + k2 * y * z)  # ∂²E/∂x² and so on, squares of components
+            yy = 2.0 * (k1 * (z + x) + k2 * z * x)
+            zz = 2.0 * (k1 * (x + y) + k2 * x * y)
+            # 2 c_a c_b ∂²E/∂a∂b in terms of squares: c_a c_b · 4 c_a c_b (K1 + K2 c_c²)
+            mixed = 8.0 * (x * y * (k1 + k2 * z) + y * z * (k1 + k2 * x) + z * x * (k1 + k2 * y))
+            total += float(np.sum((x + y + z) * (xx + yy + zz) - (x * xx + y * yy + z * zz + mixed)))
+    return total
