@@ -6,17 +6,17 @@ McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014). With damping F become
 total spin is conserved, to the tolerance of the solution.
 
 Solution: fixed-point iteration of the midpoints. Given the field, each spin's equation is solved exactly in |S| (Cayley rotation,
-``spin_laws.midpoint_rotation``); the field comes from the frozen couplings, one pass per iteration. The start extrapolates the fields of the
+``spin_laws.midpoint_map``); the field comes from the frozen couplings, one pass per iteration. The start extrapolates the fields of the
 last steps, and Anderson acceleration (depth ``DEPTH``; Walker and Ni, SIAM J. Numer. Anal. 49, 1715 (2011)) combines the last iterates.
 The iteration ends when no spin's midpoint changed by more than ``tolerance`` (a fraction of its length).
 """
 
 import numpy as np
 
-from spinmd.backend import BLOCK, block_count
+from spinmd.backend import BLOCK, aligned_zeros, block_count
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.simd import weighted_rows4
-from spinmd.spin_laws import midpoint_rotation
+from spinmd.spin_laws import midpoint_map, mirror
 from spinmd.state import State
 from spinmd.units import HBAR
 from numba import njit, prange
@@ -37,7 +37,7 @@ def _start(natoms, spins, inverse_moments, history, weights, newest, known, alph
             x, y, z = spins[i, 0] * s, spins[i, 1] * s, spins[i, 2] * s
             w0[i, 0], w0[i, 1], w0[i, 2] = x, y, z
             mx, my, mz = x, y, z
-            if known > 0:
+            if known > 0 and x * x + y * y + z * z > 0.0:
                 fx, fy, fz = 0.0, 0.0, 0.0
                 for k in range(known):
                     at = (newest - k) % depth
@@ -45,7 +45,7 @@ def _start(natoms, spins, inverse_moments, history, weights, newest, known, alph
                     fy += weights[k] * history[i, at, 1]
                     fz += weights[k] * history[i, at, 2]
                 for _ in range(2):  # the second pass has the right |w0 + w1|
-                    _, _, _, mx, my, mz = midpoint_rotation(x, y, z, mx, my, mz, fx, fy, fz, alpha, gh)
+                    mx, my, mz = midpoint_map(x, y, z, mx, my, mz, fx, fy, fz, alpha, gh)
             middle[i, 0], middle[i, 1], middle[i, 2] = mx, my, mz
 
 
@@ -59,7 +59,8 @@ def _iterate(
         largest = 0.0
         for i in range(b * block, min((b + 1) * block, natoms)):
             s = inverse_moments[i]
-            if s == 0.0:
+            if s == 0.0 or (w0[i, 0] == 0.0 and w0[i, 1] == 0.0 and w0[i, 2] == 0.0):
+                result[i, 0], result[i, 1], result[i, 2] = 0.0, 0.0, 0.0
                 continue
             hx, hy, hz = 0.0, 0.0, 0.0
             if count[i] > 0:
@@ -71,7 +72,7 @@ def _iterate(
             hx, hy, hz = hx * s, hy * s, hz * s
             fields[i, newest, 0], fields[i, newest, 1], fields[i, newest, 2] = hx, hy, hz
             mx, my, mz = middle[i, 0], middle[i, 1], middle[i, 2]
-            _, _, _, x, y, z = midpoint_rotation(w0[i, 0], w0[i, 1], w0[i, 2], mx, my, mz, hx, hy, hz, alpha, gh)
+            x, y, z = midpoint_map(w0[i, 0], w0[i, 1], w0[i, 2], mx, my, mz, hx, hy, hz, alpha, gh)
             result[i, 0], result[i, 1], result[i, 2] = x, y, z
             change = (x - mx) ** 2 + (y - my) ** 2 + (z - mz) ** 2
             size = mx * mx + my * my + mz * mz
@@ -116,11 +117,10 @@ def _finish(natoms, w0, middle, moments, spins, fields, newest, sums, block):
         work = 0.0
         for i in range(b * block, min((b + 1) * block, natoms)):
             mx, my, mz = middle[i, 0], middle[i, 1], middle[i, 2]
-            m2 = mx * mx + my * my + mz * mz
-            if m2 == 0.0:
+            if mx * mx + my * my + mz * mz == 0.0:
                 continue
-            c = 2.0 * (mx * w0[i, 0] + my * w0[i, 1] + mz * w0[i, 2]) / m2
-            x, y, z = (c * mx - w0[i, 0]) * moments[i], (c * my - w0[i, 1]) * moments[i], (c * mz - w0[i, 2]) * moments[i]
+            x, y, z = mirror(w0[i, 0], w0[i, 1], w0[i, 2], mx, my, mz)
+            x, y, z = x * moments[i], y * moments[i], z * moments[i]
             work += fields[i, newest, 0] * (x - spins[i, 0])
             work += fields[i, newest, 1] * (y - spins[i, 1])
             work += fields[i, newest, 2] * (z - spins[i, 2])
@@ -159,9 +159,9 @@ class Midpoint:
         self._allocate(n)
 
     def _allocate(self, n: int) -> None:
-        self._w0 = np.zeros((n, 4))
-        self._x = [np.zeros((n, 4)), np.zeros((n, 4))]  # iterates of the midpoint, and the map at them: this and the last one
-        self._g = [np.zeros((n, 4)), np.zeros((n, 4))]
+        self._w0 = aligned_zeros((n, 4))
+        self._x = [aligned_zeros((n, 4)), aligned_zeros((n, 4))]  # iterates of the midpoint, and the map at them: this and the last one
+        self._g = [aligned_zeros((n, 4)), aligned_zeros((n, 4))]
         self._external = np.zeros((n, 3))
         self._max = np.zeros(block_count(n))
         self._sums = np.zeros((block_count(n), 2))

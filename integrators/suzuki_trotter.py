@@ -13,7 +13,7 @@ import numpy as np
 
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.simd import weighted_rows4
-from spinmd.spin_laws import cubic_field, midpoint_rotation, quadratic_field, rotate
+from spinmd.spin_laws import cubic_field, midpoint_map, mirror, quadratic_field, rotate
 from spinmd.state import State
 from spinmd.units import HBAR
 from numba import njit
@@ -26,7 +26,6 @@ LOCAL_TOLERANCE = 1.0e-30  # squared change of the one-spin midpoint
 def _local_solution(wx, wy, wz, bx, by, bz, matrix, constants, axes, inverse_moment, alpha, gh):
     """w₁ of one spin in b and its own quadratic and cubic terms, and F at its midpoint; by fixed-point iteration."""
     mx, my, mz = wx, wy, wz
-    x, y, z = wx, wy, wz
     fx, fy, fz = 0.0, 0.0, 0.0
     for _ in range(LOCAL_ITERATIONS):
         hx, hy, hz = quadratic_field(mx, my, mz, matrix)
@@ -39,11 +38,12 @@ def _local_solution(wx, wy, wz, bx, by, bz, matrix, constants, axes, inverse_mom
             hy += axes[0, 1] * cu + axes[1, 1] * cv + axes[2, 1] * ct
             hz += axes[0, 2] * cu + axes[1, 2] * cv + axes[2, 2] * ct
         fx, fy, fz = (bx + hx) * inverse_moment, (by + hy) * inverse_moment, (bz + hz) * inverse_moment
-        x, y, z, px, py, pz = midpoint_rotation(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh)
+        px, py, pz = midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh)
         change = (px - mx) ** 2 + (py - my) ** 2 + (pz - mz) ** 2
         mx, my, mz = px, py, pz
         if change <= LOCAL_TOLERANCE * (wx * wx + wy * wy + wz * wz):
             break
+    x, y, z = mirror(wx, wy, wz, mx, my, mz)
     return x, y, z, fx, fy, fz
 
 
@@ -65,7 +65,7 @@ def _sweep(
     for step in range(natoms):
         i = natoms - 1 - step if backwards else step
         moment = moments[i]
-        if moment == 0.0:
+        if moment == 0.0 or (w[i, 0] == 0.0 and w[i, 1] == 0.0 and w[i, 2] == 0.0):
             continue
         wx, wy, wz = w[i, 0], w[i, 1], w[i, 2]
         bx, by, bz, _ = weighted_rows4(w, iso_atoms, iso, iso_start[i], iso_start[i] + iso_count[i])

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from spinmd.backend import BLOCK, block_count
+from spinmd.backend import BLOCK, aligned_zeros, block_count
 from spinmd.errors import InputError
 from spinmd.parameters import InputFile, Parameters
 from spinmd.potentials.base import Term
@@ -50,9 +50,9 @@ def _table_position(r, cutoff, inverse_dr, last):
 @njit(cache=True)
 def _density_of_block(
     first, last, packed, species, start, neighbours, rows, offsets, nspecies, cutoff, inverse_dr, last_row, f_rows, f_first,
-    f_count, inverse_drho, energies,
+    f_count, inverse_drho,
 ):  # fmt: skip
-    """Densities, embedding energies (to ``energies``) and F'(ρ) (to column 3 of ``packed``) of atoms first..last."""
+    """Densities, embedding energy (returned) and F'(ρ) (to column 3 of ``packed``) of atoms first..last."""
     total = 0.0
     for i in range(first, last):
         xi, yi, zi = packed[i, 0], packed[i, 1], packed[i, 2]
@@ -86,7 +86,7 @@ def _densities(
     for b in prange(block_sums.shape[0]):
         block_sums[b, 0] = _density_of_block(
             b * block, min((b + 1) * block, natoms), packed, species, start, neighbours, rows, offsets, nspecies, cutoff,
-            inverse_dr, last_row, f_rows, f_first, f_count, inverse_drho, block_sums,
+            inverse_dr, last_row, f_rows, f_first, f_count, inverse_drho,
         )  # fmt: skip
     chunk = 4096
     for c in prange((n_ext - natoms + chunk - 1) // chunk):
@@ -96,7 +96,7 @@ def _densities(
 
 @njit(cache=True)
 def _forces_of_block(
-    first, last, packed, species, start, neighbours, rows, phi_rows, offsets, reverse, nspecies, cutoff, inverse_dr, last_row,
+    first, last, packed, species, start, neighbours, rows, offsets, reverse, nspecies, cutoff, inverse_dr, last_row,
     want_virial, forces, sums,
 ):  # fmt: skip
     """Forces of atoms first..last; sums[1] += ½ Σ φ, sums[2:8] += virial (xx yy zz xy xz yz)."""
@@ -121,14 +121,16 @@ def _forces_of_block(
             if nspecies > 1:
                 kind = gather_int(species, lanes)
                 at = vadd(m, gather_int(own, kind))
+                at = vadd(at, at)
                 back = vadd(m, gather_int(other, kind))
                 _, c1, c2, c3 = gather_rows4(rows, at)
-                _, d1, d2, d3 = gather_rows4(rows, back)
+                _, d1, d2, d3 = gather_rows4(rows, vadd(back, back))
                 density = slope_i * cubic_slope(c1, c2, c3, t) + slope_j * cubic_slope(d1, d2, d3, t)
             else:
+                at = vadd(m, m)
                 _, c1, c2, c3 = gather_rows4(rows, at)
                 density = (slope_i + slope_j) * cubic_slope(c1, c2, c3, t)
-            z0, z1, z2, z3 = gather_rows4(phi_rows, at)
+            z0, z1, z2, z3 = gather_rows4(rows, offset_by(at, 1))
             inverse_r = 1.0 / r
             phi = cubic(z0, z1, z2, z3, t) * inverse_r
             pull = ((density + cubic_slope(z1, z2, z3, t) * inverse_r) * inverse_dr - phi * inverse_r) * inverse_r
@@ -152,12 +154,12 @@ def _forces_of_block(
 
 @njit(cache=True, parallel=True)
 def _forces(
-    natoms, packed, species, start, neighbours, rows, phi_rows, offsets, reverse, nspecies, cutoff, inverse_dr, last_row,
+    natoms, packed, species, start, neighbours, rows, offsets, reverse, nspecies, cutoff, inverse_dr, last_row,
     want_virial, forces, block_sums, block,
 ):  # fmt: skip
     for b in prange(block_sums.shape[0]):
         _forces_of_block(
-            b * block, min((b + 1) * block, natoms), packed, species, start, neighbours, rows, phi_rows, offsets, reverse,
+            b * block, min((b + 1) * block, natoms), packed, species, start, neighbours, rows, offsets, reverse,
             nspecies, cutoff, inverse_dr, last_row, want_virial, forces, block_sums[b],
         )  # fmt: skip
 
@@ -196,14 +198,15 @@ class EAM(Term):
         index = [tables.elements.index(symbol) for symbol in state.symbols]
         n = len(index)
         length = tables.nr + 1
-        rows, phi_rows = np.zeros((n * n * length, 4)), np.zeros((n * n * length, 4))
+        rows, both = aligned_zeros((n * n * length, 4)), aligned_zeros((2 * n * n * length, 4))
         for a, ea in enumerate(index):
             for b, eb in enumerate(index):
                 at = slice((a * n + b) * length, (a * n + b + 1) * length)
                 rows[at] = _radial_rows(tables.density[ea, eb], tables.dr)
-                phi_rows[at] = _radial_rows(tables.rphi[ea, eb], tables.dr)
+                both[1::2][at] = _radial_rows(tables.rphi[ea, eb], tables.dr)
+        both[0::2] = rows
         pair = np.arange(n * n, dtype=np.int32).reshape(n, n)
-        self._rows, self._phi_rows = rows, phi_rows
+        self._rows, self._both = rows, both  # density alone; density and r·φ in turn, in one cache line
         self._offsets = np.ascontiguousarray(pair * length, dtype=np.int32).ravel()
         self._reverse = np.ascontiguousarray(pair.T * length, dtype=np.int32).ravel()
         self._f_rows = np.concatenate([lammps_spline(tables.embedding[e], tables.drho) for e in index])
@@ -222,7 +225,7 @@ class EAM(Term):
         forces = out.forces if Need.FORCE in need else self._spare(natoms)
         offsets, *rest = shared
         _forces(
-            natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, self._rows, self._phi_rows, offsets,
+            natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, self._both, offsets,
             self._reverse, *rest, Need.VIRIAL in need, forces, self._sums, BLOCK,
         )  # fmt: skip
         sums = self._sums.sum(axis=0)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from spinmd.backend import BLOCK, block_count
+from spinmd.backend import BLOCK, aligned_zeros, block_count
 from spinmd.potentials.base import Term
 from spinmd.potentials.lattice_couplings import LatticeCouplings
 from spinmd.potentials.radial import RadialParameters, cubic, cubic_slope, cutoff_of, tabulate
@@ -151,10 +151,11 @@ class Exchange(Term):
         # pairs of elements without this coupling read a table of zeros, which follows the real one
         n = len(state.symbols)
         length = len(self._single_rows)
-        self._rows = np.concatenate([self._single_rows, np.zeros_like(self._single_rows)])
+        self._rows = aligned_zeros((2 * length, 4))
+        self._rows[:length] = self._single_rows
         self._offsets = np.where(self.mask, 0, length).astype(np.int32).ravel()
         self._tables = (self._rows, self._offsets, n if not self.mask.all() else 1, self._inverse_spacing, float(length - 1))
-        self._w = np.zeros((state.natoms, 4))
+        self._w = aligned_zeros((state.natoms, 4))
         self._sums = np.zeros((block_count(state.natoms), 7))
         self._coupling = np.zeros(0)
 

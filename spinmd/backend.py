@@ -6,6 +6,8 @@ are taken within a block first and then over the blocks in order, so that result
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from spinmd import jitcache
 
 jitcache.configure()
@@ -20,6 +22,14 @@ BLOCK = 256
 def block_count(natoms: int) -> int:
     """Number of fixed blocks for ``natoms`` atoms."""
     return (natoms + BLOCK - 1) // BLOCK
+
+
+def aligned_zeros(shape, alignment: int = 64) -> np.ndarray:
+    """Zeros (float64) that start at a cache line, so that rows of 4 or 8 numbers never straddle two lines."""
+    count = int(np.prod(shape))
+    raw = np.zeros(count + alignment // 8)
+    skip = (-raw.ctypes.data % alignment) // 8
+    return raw[skip : skip + count].reshape(shape)
 
 
 @dataclass(frozen=True)

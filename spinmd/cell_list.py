@@ -10,6 +10,7 @@ import numpy as np
 
 import spinmd.backend  # noqa: F401  (the cache folder, before kernels are defined)
 from numba import njit, prange
+from spinmd.simd import bit_count, gather_rows4, load, mask_less
 
 PAD = 8
 
@@ -106,7 +107,7 @@ def _bin(x, low, inverse_size, n):
 
 @njit(cache=True)
 def bin_positions(packed, n_ext, low, inverse_size, shape):
-    """Counting sort by bin, x fastest. Returns bin starts, the entries in bin order, and their coordinates (3, n_ext)."""
+    """Counting sort by bin, x fastest. Returns bin starts, the entries in bin order (n_ext + 8), and their coordinates (3, n_ext + 8)."""
     nx, ny, nz = shape[0], shape[1], shape[2]
     starts = np.zeros(nx * ny * nz + 1, dtype=np.int64)
     index = np.empty(n_ext, dtype=np.int64)
@@ -119,8 +120,8 @@ def bin_positions(packed, n_ext, low, inverse_size, shape):
     for b in range(nx * ny * nz):
         starts[b + 1] += starts[b]
     cursor = starts[:-1].copy()
-    order = np.empty(n_ext, dtype=np.int32)
-    ordered = np.empty((3, n_ext))
+    order = np.zeros(n_ext + 8, dtype=np.int32)
+    ordered = np.full((3, n_ext + 8), 1.0e30)
     for k in range(n_ext):
         at = cursor[index[k]]
         cursor[index[k]] += 1
@@ -138,20 +139,40 @@ def _row_gap(x, low, size, b):
 
 
 @njit(cache=True)
-def _count_run(ordered, first, last, x, y, z, reach2):
-    xs, ys, zs = ordered[0], ordered[1], ordered[2]
-    n = 0
-    for at in range(first, last):
-        dx = xs[at] - x
-        dy = ys[at] - y
-        dz = zs[at] - z
-        n += 1 if dx * dx + dy * dy + dz * dz < reach2 else 0
+def _padded(n):
+    return (n + PAD - 1) // PAD * PAD
+
+
+@njit(cache=True)
+def _append(found, n, entries, first, mask):
+    """Append ``entries[first + lane]`` of the lanes in ``mask`` to ``found`` after its first n; the new n.
+
+    Without branches: every lane is written, and kept by going on to the next place. ``found`` needs eight places to spare.
+    """
+    for lane in range(8):
+        found[n] = entries[first + lane]
+        n += (mask >> lane) & 1
     return n
 
 
 @njit(cache=True)
-def _search(i, packed, reach, low, inverse_size, shape, bin_start, order, ordered, neighbours, at, fill):
-    """Count (fill False) or write (fill True) the entries within ``reach`` of atom i, itself included when counting."""
+def _copy_padded(found, n, itself, neighbours, first, last, dummy):
+    """Write the n entries found, without ``itself``, to places first to last, and ``dummy`` to the rest of these."""
+    at = first
+    for k in range(n):
+        if found[k] != itself:
+            neighbours[at] = found[k]
+            at += 1
+    for k in range(at, last):
+        neighbours[k] = dummy
+
+
+@njit(cache=True)
+def _search(i, packed, reach, low, inverse_size, shape, bin_start, order, xs, ys, zs, found, fill):
+    """Count (fill False), or count and write to ``found``, the entries within ``reach`` of atom i, itself included.
+
+    Coordinates come eight at a time; ``xs`` and so on, and ``order``, have eight more entries at their end.
+    """
     x, y, z = packed[i, 0], packed[i, 1], packed[i, 2]
     size = 1.0 / inverse_size
     reach2 = reach * reach
@@ -168,50 +189,48 @@ def _search(i, packed, reach, low, inverse_size, shape, bin_start, order, ordere
             row = (bz * ny + by) * nx
             first = bin_start[row + _bin(x - half, low[0], inverse_size, nx)]
             last = bin_start[row + _bin(x + half, low[0], inverse_size, nx) + 1]
-            if fill:
-                for k in range(first, last):
-                    dx = ordered[0, k] - x
-                    dy = ordered[1, k] - y
-                    dz = ordered[2, k] - z
-                    if dx * dx + dy * dy + dz * dz < reach2 and order[k] != i:
-                        neighbours[at + n] = order[k]
-                        n += 1
-            else:
-                n += _count_run(ordered, first, last, x, y, z, reach2)
+            for k in range(first, last, 8):
+                dx = load(xs, k) - x
+                dy = load(ys, k) - y
+                dz = load(zs, k) - z
+                mask = mask_less(dx * dx + dy * dy + dz * dz, reach2)
+                if last - k < 8:
+                    mask &= (1 << (last - k)) - 1
+                if fill:
+                    n = _append(found, n, order, k, mask)
+                else:
+                    n += bit_count(mask)
     return n
 
 
-@njit(cache=True)
-def _padded(n):
-    return (n + PAD - 1) // PAD * PAD
-
-
 @njit(cache=True, parallel=True)
-def count_pairs(natoms, packed, reach, low, inverse_size, shape, bin_start, ordered, start, block):
+def count_pairs(natoms, packed, reach, low, inverse_size, shape, bin_start, order, ordered, start, block):
     """``start[i + 1]`` = padded number of neighbours of atom i."""
-    nothing = np.empty(0, dtype=np.int32)
     for b in prange((natoms + block - 1) // block):
+        xs, ys, zs = ordered[0], ordered[1], ordered[2]
         for i in range(b * block, min((b + 1) * block, natoms)):
-            n = _search(i, packed, reach, low, inverse_size, shape, bin_start, nothing, ordered, nothing, 0, False)
+            n = _search(i, packed, reach, low, inverse_size, shape, bin_start, order, xs, ys, zs, order, False)
             start[i + 1] = _padded(n - 1)
 
 
 @njit(cache=True, parallel=True)
-def fill_pairs(natoms, packed, reach, low, inverse_size, shape, bin_start, order, ordered, start, neighbours, dummy, block):
-    """Write the neighbours of every atom to its segment."""
+def fill_pairs(
+    natoms, packed, reach, low, inverse_size, shape, bin_start, order, ordered, start, neighbours, dummy, longest, block
+):  # fmt: skip
+    """Write the neighbours of every atom to its segment; ``longest`` is the length of the longest segment."""
     for b in prange((natoms + block - 1) // block):
+        xs, ys, zs = ordered[0], ordered[1], ordered[2]
+        found = np.empty(longest + 16, dtype=np.int32)
         for i in range(b * block, min((b + 1) * block, natoms)):
-            n = _search(i, packed, reach, low, inverse_size, shape, bin_start, order, ordered, neighbours, start[i], True)
-            for k in range(start[i] + n, start[i + 1]):
-                neighbours[k] = dummy
+            n = _search(i, packed, reach, low, inverse_size, shape, bin_start, order, xs, ys, zs, found, True)
+            _copy_padded(found, n, i, neighbours, start[i], start[i + 1], dummy)
 
 
 @njit(cache=True)
-def _within(packed, i, j, reach2):
-    dx = packed[j, 0] - packed[i, 0]
-    dy = packed[j, 1] - packed[i, 1]
-    dz = packed[j, 2] - packed[i, 2]
-    return dx * dx + dy * dy + dz * dz < reach2
+def _mask_within(packed, i, wide, k, reach2):
+    x, y, z, _ = gather_rows4(packed, load(wide, k))
+    dx, dy, dz = x - packed[i, 0], y - packed[i, 1], z - packed[i, 2]
+    return mask_less(dx * dx + dy * dy + dz * dz, reach2)
 
 
 @njit(cache=True, parallel=True)
@@ -220,23 +239,21 @@ def filter_count(natoms, packed, reach, wide_start, wide, start, block):
     for b in prange((natoms + block - 1) // block):
         for i in range(b * block, min((b + 1) * block, natoms)):
             n = 0
-            for k in range(wide_start[i], wide_start[i + 1]):
-                n += 1 if _within(packed, i, wide[k], reach * reach) else 0
+            for k in range(wide_start[i], wide_start[i + 1], 8):
+                n += bit_count(_mask_within(packed, i, wide, k, reach * reach))
             start[i + 1] = _padded(n)
 
 
 @njit(cache=True, parallel=True)
-def filter_fill(natoms, packed, reach, wide_start, wide, start, neighbours, dummy, block):
+def filter_fill(natoms, packed, reach, wide_start, wide, start, neighbours, dummy, longest, block):
     """As ``fill_pairs``, from a list of a larger radius."""
     for b in prange((natoms + block - 1) // block):
+        found = np.empty(longest + 16, dtype=np.int32)
         for i in range(b * block, min((b + 1) * block, natoms)):
-            at = start[i]
-            for k in range(wide_start[i], wide_start[i + 1]):
-                if _within(packed, i, wide[k], reach * reach):
-                    neighbours[at] = wide[k]
-                    at += 1
-            for k in range(at, start[i + 1]):
-                neighbours[k] = dummy
+            n = 0
+            for k in range(wide_start[i], wide_start[i + 1], 8):
+                n = _append(found, n, wide, k, _mask_within(packed, i, wide, k, reach * reach))
+            _copy_padded(found, n, -1, neighbours, start[i], start[i + 1], dummy)
 
 
 @njit(cache=True)

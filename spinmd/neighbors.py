@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spinmd.backend import BLOCK, block_count
+from spinmd.backend import BLOCK, aligned_zeros, block_count
 from spinmd.cell_list import (
     bin_positions,
     count_ghosts,
@@ -171,7 +171,7 @@ class NeighbourLists:
     def _reserve(self, entries: int) -> None:
         if len(self._packed) < entries:
             size = entries + entries // 20
-            self._packed = np.zeros((size, 4))
+            self._packed = aligned_zeros((size, 4))
             self._owner = np.zeros(size, dtype=np.int32)
             self._species = np.zeros(size, dtype=np.int32)
             self._image = np.zeros((size, 3), dtype=np.int32)
@@ -187,18 +187,24 @@ class NeighbourLists:
             shape = np.maximum((extent / size).astype(np.int64) + 1, 1)
         bin_start, order, ordered = bin_positions(packed, n_ext, low, 1.0 / size, shape)
         start = np.zeros(natoms + 1, dtype=np.int64)
-        count_pairs(natoms, packed, reach, low, 1.0 / size, shape, bin_start, ordered, start, BLOCK)
+        count_pairs(natoms, packed, reach, low, 1.0 / size, shape, bin_start, order, ordered, start, BLOCK)
+        longest = int(start.max())
         np.cumsum(start, out=start)
         neighbours = self._list_buffer(self.radii[0], int(start[-1]))
-        fill_pairs(natoms, packed, reach, low, 1.0 / size, shape, bin_start, order, ordered, start, neighbours, dummy, BLOCK)
+        fill_pairs(
+            natoms, packed, reach, low, 1.0 / size, shape, bin_start, order, ordered, start, neighbours, dummy, longest, BLOCK
+        )
         self._publish(self.radii[0], natoms, start, neighbours, dummy)
         for radius in self.radii[1:]:
             wide = self.lists[self.radii[0]]
             start = np.zeros(natoms + 1, dtype=np.int64)
             filter_count(natoms, packed, radius + self.skin, wide.start, wide.neighbours, start, BLOCK)
+            longest = int(start.max())
             np.cumsum(start, out=start)
             neighbours = self._list_buffer(radius, int(start[-1]))
-            filter_fill(natoms, packed, radius + self.skin, wide.start, wide.neighbours, start, neighbours, dummy, BLOCK)
+            filter_fill(
+                natoms, packed, radius + self.skin, wide.start, wide.neighbours, start, neighbours, dummy, longest, BLOCK
+            )
             self._publish(radius, natoms, start, neighbours, dummy)
 
     def _list_buffer(self, radius: float, size: int) -> np.ndarray:

@@ -147,6 +147,28 @@ def where_less(typingctx, left, right, if_true, if_false):
 
 
 @intrinsic
+def mask_less(typingctx, left, right):
+    """Bits 0 to 7 of an integer: the lanes where left < right."""
+
+    def codegen(context, builder, sig, args):
+        left, right = (_as_vector(context, builder, a, t) for a, t in zip(args, sig.args, strict=True))
+        lanes = builder.fcmp_ordered("<", left, right)
+        return builder.zext(builder.bitcast(lanes, ir.IntType(8)), _INT64)
+
+    return types.int64(left, right), codegen
+
+
+@intrinsic
+def bit_count(typingctx, mask):
+    """Number of set bits."""
+
+    def codegen(context, builder, sig, args):
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def truncate(typingctx, value):
     """Integer part (towards zero) of each lane as 32-bit integers; lanes must fit."""
 

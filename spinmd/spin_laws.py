@@ -38,23 +38,6 @@ def cubic_field(x, y, z, k1, k2):
 
 
 @njit(cache=True)
-def cayley(wx, wy, wz, ox, oy, oz):
-    """w₁ of w₁ − w₀ = Ω × (w₀ + w₁): a rotation about Ω by 2 atan|Ω|, exact in |w|.
-
-    w₁ = [(1 − Ω²) w₀ + 2 Ω × w₀ + 2 Ω (Ω·w₀)] / (1 + Ω²)
-    """
-    o2 = ox * ox + oy * oy + oz * oz
-    dot = 2.0 * (ox * wx + oy * wy + oz * wz)
-    scale = 1.0 / (1.0 + o2)
-    rest = 1.0 - o2
-    return (
-        scale * (rest * wx + 2.0 * (oy * wz - oz * wy) + dot * ox),
-        scale * (rest * wy + 2.0 * (oz * wx - ox * wz) + dot * oy),
-        scale * (rest * wz + 2.0 * (ox * wy - oy * wx) + dot * oz),
-    )
-
-
-@njit(cache=True)
 def damped_field(ux, uy, uz, fx, fy, fz, alpha):
     """(F + α u × F)/(1 + α²): precession about it is Landau-Lifshitz-Gilbert motion of the unit vector u.
 
@@ -69,27 +52,34 @@ def damped_field(ux, uy, uz, fx, fy, fz, alpha):
 
 
 @njit(cache=True)
-def midpoint_rotation(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh):
-    """One evaluation of the spherical midpoint map for one spin. Returns w₁ and the new midpoint |w| u.
+def midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh):
+    """One evaluation of the spherical midpoint map for one spin: the new midpoint |w| u from the last one.
 
-    w₁ − w₀ = −(g/ħ) h |w| u × B, with B = F + α u × F over (1 + α²) at the midpoint, u = (w₀ + w₁)/|w₀ + w₁|;
-    w = (wx, wy, wz) is w₀, m the last iterate of the midpoint (length |w₀|), F the field there in eV/µB, gh = (g/ħ) h.
+    w₁ − w₀ = −(g/ħ) h |w| u × B, B = (F + α u × F)/(1 + α²), u = (w₀ + w₁)/|w₀ + w₁|: a Cayley rotation with Ω = (g/ħ) h |w| B/|w₀ + w₁|,
+    so that w₀ + w₁ ∝ w₀ + Ω × w₀ + Ω (Ω·w₀), and |w₀ + w₁| = 2 m·w₀/|w| with the last midpoint m.
+    (wx, wy, wz) = w₀ ≠ 0; (fx, fy, fz) = F at the last midpoint in eV/µB; gh = (g/ħ) h.
     McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014), eq. 3.
     """
     w2 = wx * wx + wy * wy + wz * wz
-    if w2 == 0.0:
-        return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    norm = math.sqrt(w2)
     bx, by, bz = fx, fy, fz
     if alpha != 0.0:
-        bx, by, bz = damped_field(mx / norm, my / norm, mz / norm, fx, fy, fz, alpha)
-    # |w0 + w1| = 2 m·(w0 + w1)/(2|m|) = 2 (m·w0)/|m| because m is parallel to w0 + w1 and |w0| = |w1|
-    along = 2.0 * (mx * wx + my * wy + mz * wz) / norm
-    a = gh * norm / max(along, 0.1 * norm)
-    x, y, z = cayley(wx, wy, wz, a * bx, a * by, a * bz)
-    sx, sy, sz = wx + x, wy + y, wz + z
-    scale = norm / math.sqrt(max(sx * sx + sy * sy + sz * sz, 1.0e-4 * w2))
-    return x, y, z, sx * scale, sy * scale, sz * scale
+        inverse = 1.0 / math.sqrt(w2)
+        bx, by, bz = damped_field(mx * inverse, my * inverse, mz * inverse, fx, fy, fz, alpha)
+    a = gh * w2 / max(2.0 * (mx * wx + my * wy + mz * wz), 0.1 * w2)
+    ox, oy, oz = a * bx, a * by, a * bz
+    dot = ox * wx + oy * wy + oz * wz
+    sx = wx + (oy * wz - oz * wy) + dot * ox
+    sy = wy + (oz * wx - ox * wz) + dot * oy
+    sz = wz + (ox * wy - oy * wx) + dot * oz
+    scale = math.sqrt(w2 / (sx * sx + sy * sy + sz * sz))
+    return sx * scale, sy * scale, sz * scale
+
+
+@njit(cache=True)
+def mirror(wx, wy, wz, mx, my, mz):
+    """w₁ of the midpoint m = |w| (w₀ + w₁)/|w₀ + w₁|: w₀ reflected at m; the length of w₀ is kept."""
+    c = 2.0 * (mx * wx + my * wy + mz * wz) / (mx * mx + my * my + mz * mz)
+    return c * mx - wx, c * my - wy, c * mz - wz
 
 
 @njit(cache=True)

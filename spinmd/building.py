@@ -1,0 +1,302 @@
+"""From a deck to objects that run: the only place that knows every room.
+
+``build`` refuses what does not go together (an element that the structure lacks, a sequential spin sweep with a potential whose
+couplings cannot be frozen, ...) with a sentence that says what to do instead, before anything is written.
+"""
+
+import inspect
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spinmd import registry
+from spinmd.backend import Backend, make_backend
+from spinmd.complaints import raise_all
+from spinmd.deck import Deck, PotentialTable, Stage, load_deck
+from spinmd.errors import InputError
+from spinmd.integrators.splitting import build_integrator
+from spinmd.model import Model
+from spinmd.output import check_output, check_stages
+from spinmd.simulation import Simulation, StageRun
+from spinmd.state import State
+from spinmd.structure import build_structure
+from spinmd.toml_source import Place, dotted
+
+
+def build(
+    deck: Deck | str | Path | Mapping,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    output: bool = True,
+) -> Simulation:
+    """A Simulation from a deck (or what ``load_deck`` takes), ready to run.
+
+    device   "cpu" (this version computes there only)
+    threads  CPU threads, overriding run.threads; None: as the deck says, else all
+    force    let the run replace an output file that exists
+    output   False: write nothing, whatever [output] says
+
+    Raises InputError, with places in the deck, for everything that does not fit; nothing has been written then.
+    """
+    if not isinstance(deck, Deck):
+        deck = load_deck(deck, overrides)
+    elif overrides:
+        deck = load_deck(deck.tables, overrides)
+    check_device(device)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"expected a whole number of threads, at least 1, got {threads!r}", "--threads")
+    if threads is None and deck.run is not None:
+        threads = deck.run.threads
+    if output:
+        check_outputs(deck, force)
+    with _Located(deck, ("structure",)):
+        state = build_structure(deck.structure, deck.seed)
+    runs: list[StageRun] = []
+    stages = deck.stages()
+    maker = None
+    for index, stage in enumerate(stages):
+        at: Place = () if index == 0 else ("stage", index - 1)
+        own_model = index == 0 or not (
+            stage.potential is stages[index - 1].potential and stage.neighbours is stages[index - 1].neighbours
+        )
+        if own_model:
+            # a later stage is tried on a copy, since making a model may re-order the atoms of its state
+            maker = _ModelMaker(deck, stage, state if index == 0 else state.copy(), at, threads)
+        with _Located(deck, at):
+            runs.append(StageRun(stage, _StageMaker(deck, stage, maker, state, at), own_model))
+    return Simulation(deck, state, runs, output=output, force=force)
+
+
+class _ModelMaker:
+    """Makes the model of a stage: once to see that it can be made, and again where the state has changed hands since."""
+
+    def __init__(self, deck: Deck, stage: Stage, state: State, at: Place, threads: int | None):
+        self.deck, self.stage, self.at, self.threads = deck, stage, at, threads
+        self.model = self.make(state)
+
+    def make(self, state: State) -> Model:
+        own = self.at if self.stage.potential is not self.deck.potential else ()
+        terms = build_terms(self.deck, self.stage, state, own)
+        check_moments(self.deck, state, terms, own)
+        backend = make_threads(self.deck, self.threads)
+        with _Located(self.deck, self.at):
+            return Model(state, terms, skin=self.stage.neighbours.skin, backend=backend)
+
+    def on(self, state: State) -> Model:
+        if self.model.state is not state:
+            self.model = self.make(state)
+        return self.model
+
+
+class _StageMaker:
+    """Makes the model and the integrator of a stage on the state as it is; its first use, at build, finds what does not fit."""
+
+    def __init__(self, deck: Deck, stage: Stage, models: _ModelMaker, state: State, at: Place):
+        self.deck, self.stage, self.models, self.state, self.at = deck, stage, models, state, at
+        if stage.integrator is not None:
+            self.integrator(models.model)
+
+    def __call__(self) -> tuple[Model, Any]:
+        model = self.models.on(self.state)
+        return model, None if self.stage.integrator is None else self.integrator(model)
+
+    def integrator(self, model: Model) -> Any:
+        check_pairing(self.deck, self.stage, model, self.at)
+        with _Located(self.deck, (*self.at, "integrator")):
+            return build_integrator(self.stage.integrator, model.state, model)
+
+
+def check_outputs(deck: Deck, force: bool) -> None:
+    """InputError if the run could not write its file, or if a stage wants another one. Writes nothing."""
+    stages = deck.stages()
+    if deck.output is None:
+        for index, stage in enumerate(stages[1:]):
+            if stage.output is not None:
+                raise InputError(
+                    "all stages write one file; give [output] in the deck itself",
+                    deck.place(("stage", index, "output")),
+                )
+        return
+    with _Located(deck, ()):
+        check_output(deck.output, force)
+        check_stages([stage.output for stage in stages])
+
+
+def check_device(device: str | None) -> None:
+    """InputError for anything but the CPU."""
+    if device in (None, "cpu"):
+        return
+    if device == "cuda":
+        raise InputError("this version of spinmd computes on the CPU only; leave --device out", "--device cuda")
+    raise InputError(f'unknown device {device!r}; this version of spinmd computes on the CPU, "cpu"', "--device")
+
+
+def make_threads(deck: Deck, threads: int | None) -> Backend:
+    """The CPU with a number of threads; an error names run.threads or --threads, whoever asked."""
+    try:
+        return make_backend("cpu", threads)
+    except InputError as error:
+        asked = deck.run is not None and deck.run.threads == threads
+        raise InputError(error.message, "run.threads" if asked else "--threads") from None
+
+
+# ---------------------------------------------------------------------------------------------- terms
+
+
+def build_terms(deck: Deck, stage: Stage, state: State, at: Place = ()) -> list:
+    """The potentials of a stage, prepared for the state; InputError, for all terms at once, where one does not fit."""
+    errors: list[InputError] = []
+    names = term_names(deck, stage.potential, at, errors)
+    terms = []
+    for index, (table, name) in enumerate(zip(stage.potential, names, strict=True)):
+        here = (*at, "potential", index)
+        problems = foreign_elements(deck, table, state, here)
+        if problems:
+            errors += problems
+            continue
+        try:
+            with _Located(deck, here):
+                terms.append(make_term(table, name, deck.folder))
+                check_contract(terms[-1], table.kind)
+                terms[-1].prepare(state, None)
+        except InputError as error:
+            errors.append(error)
+    raise_all(errors)
+    return terms
+
+
+def make_term(table: PotentialTable, name: str, folder: Path | None = None):
+    """One potential from its table. A kind without ``pairs`` or ``elements`` in its signature refuses them."""
+    kind = registry.find(table.kind, folder)
+    given = {"pairs": table.pairs, "elements": table.elements, "name": name}
+    signature = inspect.signature(kind)
+    free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
+    keywords = {}
+    for key, value in given.items():
+        if key in signature.parameters or free:
+            keywords[key] = value
+        elif value is not None and key != "name":
+            raise InputError(f"the kind {table.kind!r} cannot be restricted by {key}", key)
+    return kind(table.parameters, **keywords)
+
+
+def check_contract(term: Any, kind: str) -> None:
+    """InputError for a potential whose instances lack what the engine reads from them."""
+    missing = [name for name in ("cutoff", "provides", "name", "magnetic") if not hasattr(term, name)]
+    if missing:
+        raise InputError(
+            f"potentials of kind {kind!r} lack {', '.join(missing)}, which every potential must have", "kind"
+        )
+    if not (np.isfinite(term.cutoff) and term.cutoff >= 0.0):
+        raise InputError(f"the cutoff is {term.cutoff}; it must be zero or a positive number of Å", "parameters.cutoff")
+
+
+def term_names(deck: Deck, tables: tuple[PotentialTable, ...], at: Place, errors: list[InputError]) -> list[str]:
+    """One name per term, unique: the given one, else the kind (numbered from the second on)."""
+    names: list[str] = []
+    given = Counter(table.name for table in tables if table.name)
+    for index, table in enumerate(tables):
+        if table.name:
+            if given[table.name] > 1 and table.name in names:
+                errors.append(
+                    InputError(
+                        f"two potentials are named {table.name!r}", deck.place((*at, "potential", index, "name"))
+                    )
+                )
+            names.append(table.name)
+            continue
+        base = table.kind.rpartition(":")[2].lower() if ":" in table.kind else table.kind
+        name, number = base, 1
+        while name in names or name in given:
+            number += 1
+            name = f"{base}-{number}"
+        names.append(name)
+    return names
+
+
+def foreign_elements(deck: Deck, table: PotentialTable, state: State, at: Place) -> list[InputError]:
+    """Errors for elements in ``pairs`` and ``elements`` that the structure does not have."""
+    errors = []
+    for key in ("pairs", "elements"):
+        for text in getattr(table, key) or ():
+            for symbol in text.split("-") if key == "pairs" else (text,):
+                if symbol.strip() not in state.symbols:
+                    message = f"{text!r} names {symbol.strip()}, and the structure has only {', '.join(state.symbols)}"
+                    errors.append(InputError(message, deck.place((*at, key))))
+                    break
+    return errors
+
+
+# ---------------------------------------------------------------------------------------------- pairings
+
+
+def check_moments(deck: Deck, state: State, terms: list, at: Place) -> None:
+    """InputError where the energy depends on spins and no atom has any."""
+    magnetic = [term.name for term in terms if term.magnetic]
+    if magnetic and not (state.moments > 0.0).any():
+        raise InputError(
+            f"the term {magnetic[0]} acts on spins, and no atom has a magnetic moment; give structure.spins.moments, "
+            f"for example {{ {state.symbols[0]} = 2.2 }}",
+            deck.place((*at, "potential", [term.magnetic for term in terms].index(True))),
+        )
+
+
+def check_pairing(deck: Deck, stage: Stage, model: Model, at: Place) -> None:
+    """Refuse spin solvers and terms that do not go together, before the first step."""
+    live = [model.names[k] for k in model.live_terms()]
+    if moves(stage.integrator, "spins") and live and stage.integrator.spin_solver == "suzuki-trotter":
+        place = deck.place((*at, "integrator", "spin_solver"))
+        raise InputError(
+            f"the sequential Suzuki-Trotter sweep needs couplings that are fixed at fixed positions, and {live[0]} has none; "
+            'use spin_solver = "midpoint"',
+            place,
+        )
+
+
+def moves(integrator: Any, what: str) -> bool:
+    """Whether [integrator] moves the "lattice" or the "spins"."""
+    return getattr(integrator, what, "moving") == "moving"
+
+
+# ---------------------------------------------------------------------------------------------- places
+
+
+class _Located:
+    """Gives an InputError raised inside its place in the deck, unless it already has one."""
+
+    def __init__(self, deck: Deck, at: Place):
+        self.deck = deck
+        self.at = at
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if not isinstance(error, InputError) or hasattr(error, "errors"):
+            return False
+        raise InputError(error.message, self.named(error.place)) from None
+
+    def named(self, place: str) -> str:
+        """``place`` as raised by a room (relative to its own table, or a file and a line) in the words of the deck."""
+        own = dotted(self.at)
+        here = self.deck.place(self.at) if self.at else ""
+        if not place or place == own:
+            return here or place
+        if place.startswith("-"):  # an option of the command line
+            return place
+        if "/" in place or " " in place:  # a file, perhaps with a line
+            return f"{here}, {place}" if here else place
+        if place.startswith(own + ".") or place.split(".")[0] in type(self.deck).model_fields:
+            return self.deck.place(place)
+        first, _, rest = place.partition(".")
+        if "potential" in self.at and rest and first not in ("parameters", "pairs", "elements"):
+            place = f"parameters.{rest}"  # a term speaks of itself by its name
+        elif "potential" in self.at and first not in PotentialTable.model_fields:
+            place = f"parameters.{place}"
+        return self.deck.place(f"{own}.{place}" if own else place)

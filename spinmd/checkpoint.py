@@ -1,0 +1,124 @@
+"""The full state of a run in one HDF5 group, bit for bit, and back.
+
+Arrays keep the present (sorted) order of the atoms; ``ids`` tells the original one. The arrays of the mover (``Aux``)
+and of the neighbour lists' history are stored under the names they have. Nothing here knows about trajectories.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from spinmd.errors import InputError
+from spinmd.protocols import Aux
+from spinmd.segments import open_file
+from spinmd.state import Clock, State
+
+GROUP = "spinmd/checkpoint"
+VERSION = 1
+UNITS = {
+    "cell": "Angstrom",
+    "pbc": "1",
+    "positions": "Angstrom",
+    "velocities": "Angstrom ps-1",
+    "spins": "muB",
+    "moments": "muB",
+    "masses": "amu",
+    "species": "1",
+    "ids": "1",
+    "images": "1",
+    "reference": "Angstrom",
+}
+INTERNAL = "internal (Angstrom, ps, eV, amu, K, muB)"
+
+
+def _escape(name: str) -> str:
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def _unescape(name: str) -> str:
+    return name.replace("%2F", "/").replace("%25", "%")
+
+
+def _write_arrays(group: h5py.Group, arrays: Mapping[str, Any]) -> None:
+    for name, array in arrays.items():
+        group.create_dataset(_escape(name), data=np.asarray(array)).attrs["unit"] = INTERNAL
+
+
+def _read_arrays(group: h5py.Group) -> dict[str, np.ndarray]:
+    return {_unescape(name): np.asarray(dataset[()]) for name, dataset in group.items()}
+
+
+def write_checkpoint(
+    group: h5py.Group, state: State, aux: Aux, history: Mapping[str, Any] | None, meta: Mapping[str, Any]
+) -> None:
+    """Write everything that a run needs to go on bitwise into an empty ``group``. ``meta`` must be JSON-able."""
+    group.attrs["checkpoint_version"] = VERSION
+    group.attrs["step"] = state.clock.step
+    group.attrs["time"] = state.clock.time
+    group.attrs["symbols"] = json.dumps(list(state.symbols))
+    group.attrs["has_list_history"] = history is not None
+    # attributes are limited to 64 kB and a deck is not, so the rest is a dataset
+    group.create_dataset("meta", data=json.dumps(dict(meta)), dtype=h5py.string_dtype()).attrs["unit"] = "text"
+    arrays = group.create_group("state")
+    for name, unit in UNITS.items():
+        arrays.create_dataset(name, data=getattr(state, name)).attrs["unit"] = unit
+    _write_arrays(group.create_group("aux/per_atom"), aux.per_atom)
+    _write_arrays(group.create_group("aux/globals"), aux.globals)
+    _write_arrays(group.create_group("list_history"), history or {})
+
+
+def read_group(group: h5py.Group) -> tuple[State, Aux, dict[str, np.ndarray] | None, dict[str, Any]]:
+    """What ``write_checkpoint`` wrote."""
+    version = int(group.attrs["checkpoint_version"])
+    if version > VERSION:
+        raise InputError(f"the checkpoint has version {version}, written by a newer spinmd; update spinmd to read it")
+    symbols = tuple(json.loads(group.attrs["symbols"]))
+    clock = Clock(int(group.attrs["step"]), float(group.attrs["time"]))
+    arrays = {name: np.ascontiguousarray(group["state"][name][()]) for name in UNITS}
+    aux = Aux(_read_arrays(group["aux/per_atom"]), _read_arrays(group["aux/globals"]))
+    history = _read_arrays(group["list_history"]) if group.attrs["has_list_history"] else None
+    meta = json.loads(group["meta"].asstr()[()])
+    meta.update(step=clock.step, time=clock.time, natoms=len(arrays["positions"]))
+    return State(**arrays, symbols=symbols, clock=clock), aux, history, meta
+
+
+def read_checkpoint(path: str | Path) -> tuple[State, Aux, dict[str, np.ndarray] | None, dict[str, Any]]:
+    """The last checkpoint of a run's file: state, the mover's arrays, history of the neighbour lists (or None), meta.
+
+    ``meta`` holds deck (text), settings, stage, extra, version, commit, step, time (ps), natoms.
+    Raises InputError where the file is missing, is not spinmd's, or has lost the hidden folder it refers to.
+    """
+    with open_run(path) as file:
+        try:
+            group = file[GROUP]
+        except KeyError:
+            message = "holds no checkpoint; a run writes one at its start, or its hidden folder has gone"
+            raise InputError(message, str(path)) from None
+        return read_group(group)
+
+
+def open_run(path: str | Path) -> h5py.File:
+    """A run's file for reading; InputError if it is missing, not spinmd's, or has lost the folder of its segments."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("there is no such file; give the file that a run wrote, such as fe.h5", str(path))
+    try:
+        file = open_file(path, "r")
+    except OSError:
+        raise InputError("is not an HDF5 file, or is damaged; give the file that a run wrote", str(path)) from None
+    if "spinmd" not in file:
+        file.close()
+        raise InputError("is not a file that spinmd wrote (it has no group /spinmd)", str(path))
+    for segment in json.loads(file["spinmd"].attrs.get("segments", "[]")):
+        if not (path.parent / segment["file"]).is_file():
+            file.close()
+            raise InputError(
+                f"refers to {segment['file']}, which is missing: while a run goes on, and after one that was killed, "
+                "the hidden folder beside the file holds its data; keep the two together",
+                str(path),
+            )
+    return file

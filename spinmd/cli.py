@@ -1,0 +1,230 @@
+"""The command line: ``spinmd run | evaluate | check | schema | info``.
+
+Each command is a few lines over the Python interface. Heavy modules are imported inside commands, so that ``spinmd --help`` is quick.
+Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, 130 and 143 stopped by a signal after a checkpoint.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spinmd.errors import InputError, SpinmdError, StoppedError
+
+# the base of all complaints about a command line; typer has its own copy of click in some versions, and not in others
+CommandLineError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="spinmd",
+    help="Coupled spin-lattice dynamics of magnetic materials, from an input deck (TOML).",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DeckFile = Annotated[Path, typer.Argument(help="the input deck, a TOML file", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="override a value, e.g. run.steps=100 or potential.1.parameters.cutoff=5.74"
+    ),
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="cpu|cuda", help="where to compute [default: cpu]")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="CPU threads [default: the deck's, else all]")
+]
+
+
+@app.command()
+def run(
+    deck: DeckFile,
+    overrides: Overrides = None,
+    device: Device = None,
+    threads: Threads = None,
+    summary: Annotated[
+        Path | None, typer.Option("--summary", help="write the closing summary to this JSON file")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace the output file if it exists")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
+) -> None:
+    """Run the dynamics that a deck describes."""
+    from spinmd.building import build
+    from spinmd.deck import load_deck
+
+    check_writable(summary, "--summary")
+    read = load_deck(deck, overrides or ())
+    if read.run is None:
+        raise InputError("the deck has no [run]; give the number of steps, for example run = { steps = 1000 }", "run")
+    if read.integrator is None:
+        raise InputError("the deck has no [integrator], which a run needs", "integrator")
+    simulation = build(read, device=device, threads=threads, force=force)
+    with caught_signals() as caught:
+        try:
+            simulation.run(progress=not quiet, stop=lambda: bool(caught))
+        finally:
+            simulation.close()
+            if summary is not None and simulation.summary:
+                write_json(summary, simulation.summary)
+    if caught:
+        name = signal.Signals(caught[0]).name
+        where = f"; the state is saved in {simulation.summary['output']}" if simulation.summary.get("output") else ""
+        raise StoppedError(f"stopped by {name} after step {simulation.state.clock.step}{where}", caught[0])
+
+
+@app.command()
+def evaluate(
+    deck: DeckFile,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file [default: the screen]")] = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Energy, forces, fields and virial of the deck's structure, in the original order of the atoms, as JSON."""
+    from spinmd.building import build
+    from spinmd.deck import load_deck
+
+    check_writable(output, "--output")
+    simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, output=False)
+    results = simulation.results()
+    if output is None:
+        print(json.dumps(results))
+    else:
+        write_json(output, results)
+
+
+@app.command()
+def check(
+    deck: DeckFile,
+    overrides: Overrides = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Read and build a deck, evaluate it once, and advise on timestep and cutoffs. Runs and writes nothing."""
+    from spinmd.building import build
+    from spinmd.checking import examine, report
+    from spinmd.deck import load_deck
+
+    simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, force=True)
+    print(report(examine(simulation)))
+
+
+@app.command()
+def schema(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON schemas")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="as Markdown (the default)")] = False,
+) -> None:
+    """The reference of the deck: every table, every kind of potential, every parameter."""
+    from spinmd.schema import document, markdown
+
+    if as_json and as_markdown:
+        raise InputError("give --json or --markdown, not both", "schema")
+    print(json.dumps(document(), indent=2, default=str) if as_json else markdown())
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
+    """Versions, processor, threads and the cache folder, for a bug report."""
+    from spinmd.checking import machine
+
+    facts = machine()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            print(f"{name:<{width}}  {value}")
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+
+@contextmanager
+def caught_signals():
+    """A list that SIGINT and SIGTERM append their number to; a second signal stops at once."""
+    caught: list[int] = []
+
+    def handler(number, frame):
+        if caught:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        caught.append(number)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def check_writable(path: Path | None, place: str) -> None:
+    """InputError if a file cannot be written at ``path``; nothing is written."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; make it first", place)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, a file name is expected", place)
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(f"{path} cannot be written: permission denied", place)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to a temporary file beside ``path`` and rename it: a reader never sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.write("\n")
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def print_error(error: Exception) -> None:
+    """One line per error on stderr."""
+    for one in getattr(error, "errors", [error]):
+        print("spinmd: error: " + " ".join(str(one).split("\n")), file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        result = app(args=arguments or ["--help"], prog_name="spinmd", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except StoppedError as error:
+        print(f"spinmd: {error}", file=sys.stderr)
+        return error.exit_code
+    except SpinmdError as error:
+        print_error(error)
+        return error.exit_code
+    except CommandLineError as error:
+        print(f"spinmd: error: {error.format_message()}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(
+            f"spinmd: error: structure.supercell: not enough memory ({error}); make the supercell smaller",
+            file=sys.stderr,
+        )
+        return 2
+    except BrokenPipeError:  # the reader of a pipe, head or less, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

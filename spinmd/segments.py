@@ -1,0 +1,252 @@
+"""Immutable pieces of a trajectory file: how they are committed, joined as virtual datasets, and merged.
+
+A run's file is made of *segments*, HDF5 files that are never touched again once they have their final name. Nothing
+here knows what the series mean; the layout is decided in ``spinmd.h5md``.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two runs writing to one file are not noticed there
+    fcntl = None
+
+CHUNK_BYTES = 256 * 1024
+MERGE_BLOCK_BYTES = 16 * 1024 * 1024
+COMPRESSION = {
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+    "lzf": {"compression": "lzf", "shuffle": True},
+    "none": {},
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One growing dataset: its path in the file, unit, type, shape of a row, and the table whose rows it shares."""
+
+    path: str
+    unit: str
+    dtype: str
+    shape: tuple[int, ...]
+    table: str
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of one chunk: 1 for large frames, so that a merge copies compressed chunks as they are."""
+        return int(np.clip(CHUNK_BYTES // max(self.row_bytes, 1), 1, 1024))
+
+    @property
+    def fill(self):
+        """What a reader gets for rows whose segment has gone: NaN, or -1 for integers."""
+        return np.nan if np.dtype(self.dtype).kind == "f" else -1
+
+    def create(self, file: h5py.File, compression: str, rows: int = 0) -> h5py.Dataset:
+        dataset = file.create_dataset(
+            self.path,
+            (rows, *self.shape),
+            self.dtype,
+            maxshape=(None, *self.shape),
+            chunks=(self.chunk_rows, *self.shape),
+            fillvalue=self.fill,
+            **COMPRESSION[compression],
+        )
+        dataset.attrs["unit"] = self.unit
+        return dataset
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A dataset that does not change during a run: path, unit, values."""
+
+    path: str
+    unit: str
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a segment holds. ``links`` are further names (hard links) of series: alias -> path."""
+
+    series: tuple[Series, ...]
+    constants: tuple[Constant, ...]
+    links: Mapping[str, str]
+    compression: str
+
+    def table(self, name: str) -> tuple[Series, ...]:
+        return tuple(series for series in self.series if series.table == name)
+
+    def create(self, file: h5py.File, constants: bool) -> None:
+        """Empty series and, in a run's first segment, the constants."""
+        for series in self.series:
+            series.create(file, self.compression)
+        if constants:
+            for constant in self.constants:
+                file.create_dataset(constant.path, data=constant.values).attrs["unit"] = constant.unit
+        self.link(file)
+
+    def link(self, file: h5py.File) -> None:
+        for alias, path in self.links.items():
+            file[alias] = file[path]
+
+
+@dataclass
+class Segment:
+    """A finished piece: where it is, how many rows of each table count, and how many times it has been merged."""
+
+    path: Path
+    rows: dict[str, int] = field(default_factory=dict)
+    level: int = 0
+
+
+def open_file(path: str | Path, mode: str) -> h5py.File:
+    """An HDF5 file without a lock, in the oldest format that every reader knows."""
+    return h5py.File(path, mode, locking=False)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def commit(temporary: Path, final: Path) -> None:
+    """Give a closed temporary file its final name: its bytes reach the disk first, then the name changes atomically."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, final)
+    _sync_folder(final.parent)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def totals(segments: Sequence[Segment]) -> dict[str, int]:
+    """Rows of each table over all segments."""
+    result: dict[str, int] = {}
+    for segment in segments:
+        for table, rows in segment.rows.items():
+            result[table] = result.get(table, 0) + rows
+    return result
+
+
+def write_virtual(file: h5py.File, layout: Layout, segments: Sequence[Segment], relative: str) -> None:
+    """Series and constants of ``segments`` as virtual datasets; ``relative``: their folder, seen from the file."""
+    count = totals(segments)
+    for series in layout.series:
+        total = count.get(series.table, 0)
+        if total == 0:
+            series.create(file, layout.compression)
+            continue
+        virtual = h5py.VirtualLayout((total, *series.shape), series.dtype)
+        offset = 0
+        for segment in segments:
+            rows = segment.rows.get(series.table, 0)
+            if rows:
+                name = f"{relative}/{segment.path.name}"
+                source = h5py.VirtualSource(name, series.path, (rows, *series.shape), series.dtype)
+                virtual[offset : offset + rows] = source
+                offset += rows
+        file.create_virtual_dataset(series.path, virtual, fillvalue=series.fill).attrs["unit"] = series.unit
+    for constant in layout.constants:
+        virtual = h5py.VirtualLayout(constant.values.shape, constant.values.dtype)
+        name = f"{relative}/{segments[0].path.name}"
+        virtual[...] = h5py.VirtualSource(name, constant.path, constant.values.shape, constant.values.dtype)
+        file.create_virtual_dataset(constant.path, virtual).attrs["unit"] = constant.unit
+    layout.link(file)
+
+
+def merge(file: h5py.File, layout: Layout, segments: Sequence[Segment], constants: bool) -> None:
+    """Copy the rows of ``segments``, in order, into plain datasets of ``file``."""
+    layout.create(file, constants)
+    for name, rows in totals(segments).items():
+        for series in layout.table(name):
+            file[series.path].resize(rows, axis=0)
+    offset: dict[str, int] = {}
+    for segment in segments:
+        with open_file(segment.path, "r") as source:
+            for table, rows in segment.rows.items():
+                for series in layout.table(table):
+                    _copy_rows(source[series.path], file[series.path], offset.get(table, 0), rows, series)
+                offset[table] = offset.get(table, 0) + rows
+
+
+def _filters(dataset: h5py.Dataset) -> list:
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(i) for i in range(properties.get_nfilters())]
+
+
+def _copy_rows(source: h5py.Dataset, target: h5py.Dataset, offset: int, rows: int, series: Series) -> None:
+    """Rows [0, rows) of ``source`` to ``target`` from ``offset`` on; one-row chunks are copied as they are."""
+    if source.chunks == target.chunks and series.chunk_rows == 1 and _filters(source) == _filters(target):
+        rest = (0,) * len(series.shape)
+        for row in range(rows):
+            mask, data = source.id.read_direct_chunk((row, *rest))
+            target.id.write_direct_chunk((offset + row, *rest), data, mask)
+        return
+    block = max(MERGE_BLOCK_BYTES // max(series.row_bytes, 1), 1)
+    for first in range(0, rows, block):
+        last = min(first + block, rows)
+        target[offset + first : offset + last] = source[first:last]
+
+
+class FolderLock:
+    """An advisory lock on the folder of segments: two runs do not write to one file. It ends with its process."""
+
+    NAME = "lock"
+
+    def __init__(self, folder: Path):
+        self.path = folder / self.NAME
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """True if the lock is ours (or cannot be had on this file system); False if another process holds it."""
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            return False
+        except OSError:
+            return True
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def locked(folder: Path) -> bool:
+    """True if a running process writes into ``folder``; changes nothing."""
+    path = folder / FolderLock.NAME
+    if fcntl is None or not path.exists():
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
