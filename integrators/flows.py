@@ -35,10 +35,10 @@ class Drift:
     letter = "R"
     moves = "lattice"
 
-    def init(self, state: State, aux: Aux, seed: int) -> None:
+    def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """Nothing to keep."""
 
-    def flow(self, state: State, aux: Aux, model, h: float) -> Status:
+    def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """Move by ``h`` ps."""
         _drift(state.natoms, state.positions, state.velocities, h, BLOCK)
         model.moved(positions=True)
@@ -51,10 +51,10 @@ class Kick:
     letter = "V"
     moves = "lattice"
 
-    def init(self, state: State, aux: Aux, seed: int) -> None:
+    def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """Nothing to keep."""
 
-    def flow(self, state: State, aux: Aux, model, h: float) -> Status:
+    def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """Kick for ``h`` ps; the model evaluates forces only if positions or spins have moved since the last time."""
         forces = model.evaluate(Need.FORCE).forces
         _kick(state.natoms, state.velocities, forces, state.masses, h / AMU, BLOCK)

@@ -38,7 +38,7 @@ def _local_solution(wx, wy, wz, bx, by, bz, matrix, constants, axes, inverse_mom
             hy += axes[0, 1] * cu + axes[1, 1] * cv + axes[2, 1] * ct
             hz += axes[0, 2] * cu + axes[1, 2] * cv + axes[2, 2] * ct
         fx, fy, fz = (bx + hx) * inverse_moment, (by + hy) * inverse_moment, (bz + hz) * inverse_moment
-        px, py, pz = midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh)
+        px, py, pz = midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh, True)
         change = (px - mx) ** 2 + (py - my) ** 2 + (pz - mz) ** 2
         mx, my, mz = px, py, pz
         if change <= LOCAL_TOLERANCE * (wx * wx + wy * wy + wz * wz):
@@ -136,12 +136,12 @@ class SuzukiTrotter:
         self.evaluations = 0
         self.solves = 0
 
-    def init(self, state: State, aux: Aux, seed: int) -> None:
+    def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """The heat that damping takes; the sweep keeps nothing else."""
         aux.globals.setdefault("spin_heat", np.zeros(1))
         self._w = np.zeros((state.natoms, 4))
 
-    def flow(self, state: State, aux: Aux, model, h: float) -> Status:
+    def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """Turn the spins for ``h`` ps in the field of the couplings at the present positions."""
         couplings = model.couplings()
         n = state.natoms

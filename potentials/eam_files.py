@@ -228,14 +228,14 @@ def _read_setfl(file: _Lines, finnis_sinclair: bool) -> EAMTables:
     _refuse_other_units(file)
     elements, nrho, drho, nr, dr, cutoff = _setfl_header(file)
     nelem = len(elements)
-    # before allocating what the header asks for: the file must hold as many numbers
+    # before allocating what the header asks for: the file must hold as many numbers (and at least two for each element)
     expected = nelem * (nrho + (nelem if finnis_sinclair else 1) * nr) + nelem * (nelem + 1) // 2 * nr
     found = sum(len(line.split()) for line in file.lines[file.at :])
-    if found < expected:
+    if found < expected + 2 * nelem:
         kind = "Finnis-Sinclair" if finnis_sinclair else "setfl"
         raise InputError(
             f"{nelem} element(s) in {kind} format with nrho = {nrho} and nr = {nr} need {expected} numbers, "
-            f"found {found}; the file was cut short, or is in another format",
+            f"found {max(found - 4 * nelem, 0)}; the file was cut short, or is in another format",
             str(file.path),
         )
     masses = np.empty(nelem)

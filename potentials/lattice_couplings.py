@@ -16,8 +16,6 @@ from spinmd.potentials.lattice_pairs import CouplingTable, apply_list, find_shel
 from spinmd.protocols import OK, Need, SpinTerm, Status
 from spinmd.state import State
 
-COLUMNS = {"isotropic": 1, "biquadratic": 1, "tensor": 9}
-
 
 @njit(cache=True, parallel=True)
 def _collect(natoms, w, h, inverse_moments, want_field, fields, sums, block):

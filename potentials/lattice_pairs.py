@@ -68,8 +68,12 @@ class _Pairs:
         return _Pairs(self.first[keep], self.second[keep], self.vectors[keep])
 
     def csr(self, natoms: int, values: np.ndarray) -> CouplingTable:
-        x, y, z = np.round(self.vectors / GRID).astype(np.int64).T
-        order = np.lexsort((z, y, x, self.second, self.first))
+        key = self.first * np.int64(natoms) + self.second
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        if (key[1:] == key[:-1]).any():  # a small cell: several images of one atom
+            x, y, z = np.round(self.vectors / GRID).astype(np.int64).T
+            order = np.lexsort((z, y, x, self.second, self.first))
         start = np.zeros(natoms + 1, dtype=np.int64)
         np.cumsum(np.bincount(self.first, minlength=natoms), out=start[1:])
         return CouplingTable(
@@ -122,7 +126,7 @@ class _Sites:
         return fractional @ self.cell, owner
 
     def pairs(self, radius: float, mask: np.ndarray, among: np.ndarray | None = None) -> _Pairs:
-        """Ordered pairs of magnetic atoms within ``radius`` of elements that ``mask`` allows; i from ``among``, if given."""
+        """Ordered pairs of magnetic atoms within ``radius`` of elements in ``mask``; i from ``among`` if given."""
         from scipy.spatial import cKDTree
 
         points, owner = self.with_images(radius, self.magnetic)
@@ -302,25 +306,29 @@ def _merge(keys: np.ndarray, values: np.ndarray, lines: np.ndarray, path: str):
     wrong = np.abs(values - values[first][inverse]).max(axis=1) > 1e-8 * scale
     if wrong.any():
         k = int(np.argmax(wrong))
-        other = lines[first[inverse[k]]]
-        raise InputError(
-            f"contradicts line {other}, which gives the same (or the opposite) pair another coupling",
-            f"{path} line {lines[k]}",
-        )
+        earlier, later = sorted((lines[first[inverse[k]]], lines[k]))
+        message = f"contradicts line {earlier}, which gives the same pair (or its reverse) another coupling"
+        raise InputError(message, f"{path} line {later}")
     return first
 
 
 def _apply_indices(sites: _Sites, mask: np.ndarray, listed: CouplingList) -> CouplingTable:
     entries = listed.by_index
-    for k, (i, j, *shift) in enumerate(entries):
-        place = f"{listed.path} line {listed.lines[k]}"
-        if not (0 <= i < sites.natoms and 0 <= j < sites.natoms):
-            raise InputError(f"atom indices run from 0 to {sites.natoms - 1}, got {i} and {j}", place)
-        if i == j and not any(shift):
-            raise InputError(f"atom {i} is coupled to itself", place)
-        for axis in range(3):
-            if shift[axis] and not sites.pbc[axis]:
-                raise InputError(f"the structure is not periodic along lattice vector {axis + 1}", place)
+    i, j, shift = entries[:, 0], entries[:, 1], entries[:, 2:]
+
+    def refuse(wrong, message):
+        if wrong.any():
+            k = int(np.argmax(wrong))
+            raise InputError(message(k), f"{listed.path} line {listed.lines[k]}")
+
+    outside = (entries[:, :2] < 0) | (entries[:, :2] >= sites.natoms)
+    refuse(outside.any(axis=1), lambda k: f"atom indices run from 0 to {sites.natoms - 1}, got {i[k]} and {j[k]}")
+    refuse((i == j) & ~shift.any(axis=1), lambda k: f"atom {i[k]} is coupled to itself")
+    open_axis = (shift != 0) & ~sites.pbc
+    refuse(
+        open_axis.any(axis=1),
+        lambda k: f"the structure is not periodic along lattice vector {int(np.argmax(open_axis[k])) + 1}",
+    )
     both = np.concatenate((entries, np.column_stack((entries[:, 1], entries[:, 0], -entries[:, 2:]))))
     values = np.concatenate((listed.values, reverse_values(listed.values)))
     kept = _merge(both, values, np.tile(listed.lines, 2), listed.path)

@@ -34,7 +34,7 @@ def morse(r, depth, alpha, r0):
 
 @njit(cache=True)
 def radial_law(law, r, constants, rows, inverse_spacing):
-    """v(r) and v'(r). ``constants``: three of the law, the value subtracted, the cutoff, the width of the smooth end."""
+    """v(r) and v'(r). ``constants``: three of the law, the shift, the cutoff and the width of the smooth end."""
     if law == TABLE:
         return table_value(rows, inverse_spacing, r), table_slope(rows, inverse_spacing, r)
     if law == INVERSE_CUBE:

@@ -165,9 +165,9 @@ class PairTerm(Term):
         if len(self._frozen) < size:
             self._frozen = np.zeros((size + size // 20, self._frozen.shape[1]))
         freeze_pairs(
-            state.natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, pairs.atoms, self.mask, self.scale,
-            self.law, self.constants, self.rows, self.inverse_spacing, self.cutoff, self.coupling, self.matrix,
-            state.moments, self._frozen, BLOCK,
+            state.natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, pairs.atoms, self.mask,
+            self.scale, self.law, self.constants, self.rows, self.inverse_spacing, self.cutoff, self.coupling,
+            self.matrix, state.moments, self._frozen, BLOCK,
         )  # fmt: skip
         values = self._frozen[:size]
         kind = {"biquadratic": values[:, 0]} if self.coupling == BIQUADRATIC else {"tensor": values}

@@ -25,7 +25,7 @@ STATIC_FORMS = ("shells", "list")
 class RadialBase(Parameters):
     """How a coupling depends on distance; subclasses add the amplitudes under their own names (J0, J; K0, K; D0, D)."""
 
-    # form -> parameters that it needs, parameters that it may have; "{0}" and "{}" stand for the amplitudes' names
+    # form -> parameters that it needs, parameters that it may have; "{}" stands for the symbol (J, K, D)
     FORMS: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "bethe-slater": (("a", "b", "d", "cutoff"), ("smoothing",)),
         "polynomial": (("{}0", "cutoff"), ("power", "smoothing")),

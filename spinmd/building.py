@@ -1,7 +1,8 @@
 """From a deck to objects that run: the only place that knows every room.
 
-``build`` refuses what does not go together (an element that the structure lacks, a sequential spin sweep with a potential whose
-couplings cannot be frozen, ...) with a sentence that says what to do instead, before anything is written.
+``build`` refuses what does not go together (an element that the structure lacks, a sequential spin sweep with a
+potential whose couplings cannot be frozen, ...) with a sentence that says what to do instead, before anything is
+written.
 """
 
 import inspect
@@ -74,7 +75,7 @@ def build(
 
 
 class _ModelMaker:
-    """Makes the model of a stage: once to see that it can be made, and again where the state has changed hands since."""
+    """Makes the model of a stage: at build to see that it can be made, and again where it was only tried on a copy."""
 
     def __init__(self, deck: Deck, stage: Stage, state: State, at: Place, threads: int | None):
         self.deck, self.stage, self.at, self.threads = deck, stage, at, threads
@@ -95,7 +96,7 @@ class _ModelMaker:
 
 
 class _StageMaker:
-    """Makes the model and the integrator of a stage on the state as it is; its first use, at build, finds what does not fit."""
+    """Makes model and integrator of a stage on the state as it is; making it, at build, finds what does not fit."""
 
     def __init__(self, deck: Deck, stage: Stage, models: _ModelMaker, state: State, at: Place):
         self.deck, self.stage, self.models, self.state, self.at = deck, stage, models, state, at
@@ -253,7 +254,7 @@ def check_pairing(deck: Deck, stage: Stage, model: Model, at: Place) -> None:
     if moves(stage.integrator, "spins") and live and stage.integrator.spin_solver == "suzuki-trotter":
         place = deck.place((*at, "integrator", "spin_solver"))
         raise InputError(
-            f"the sequential Suzuki-Trotter sweep needs couplings that are fixed at fixed positions, and {live[0]} has none; "
+            f"the sequential sweep needs couplings that stay fixed while spins turn, and {live[0]} has none; "
             'use spin_solver = "midpoint"',
             place,
         )

@@ -1,6 +1,7 @@
 """What ``spinmd check`` looks at: one evaluation, cutoffs, exchange, and the timestep that phonons and spins allow.
 
-``examine(simulation)`` gives the numbers, ``report`` the text. Nothing runs and nothing is written. ``machine()`` is for ``spinmd info``.
+``examine(simulation)`` gives the numbers, ``report`` the text. Nothing runs and nothing is written. ``machine()`` is
+for ``spinmd info``.
 """
 
 import math
@@ -20,7 +21,7 @@ ITERATIONS = 20
 
 
 def examine(simulation) -> dict[str, Any]:
-    """Everything ``report`` prints, as plain numbers. Evaluates the model; positions and spins are as before afterwards."""
+    """Everything ``report`` prints, as plain numbers. Positions and spins are as before afterwards."""
     state, model, deck = simulation.state, simulation.model, simulation.deck
     evaluation = model.evaluate(Need.ALL)
     found: dict[str, Any] = {"title": deck.title, "atoms": state.natoms, "warnings": []}
@@ -54,7 +55,7 @@ def heights(cell: np.ndarray) -> np.ndarray:
 
 
 def term_facts(model, state, index: int, warnings: list[str]) -> dict[str, Any]:
-    """Cutoff and mean number of neighbours within it; warns of a cutoff that reaches past half the cell or finds nobody."""
+    """Cutoff and mean number of neighbours in it; warns of one that passes half the cell or finds nobody."""
     term, name = model.terms[index], model.names[index]
     facts: dict[str, Any] = {"name": name, "cutoff": float(term.cutoff), "magnetic": bool(term.magnetic)}
     parameters = getattr(term, "parameters", None)
@@ -78,12 +79,13 @@ def term_facts(model, state, index: int, warnings: list[str]) -> dict[str, Any]:
     jump = coupling_at(parameters, term.cutoff) if smoothing == 0 else None
     if jump is not None and abs(jump) > 1e-6:
         warnings.append(
-            f"{name}: smoothing = 0 cuts off hard at {term.cutoff:g} Å, where the coupling still is {1e3 * jump:.3g} meV: "
+            f"{name}: smoothing = 0 cuts off hard at {term.cutoff:g} Å, where {1e3 * jump:.3g} meV are left: "
             "a moving lattice does not conserve energy"
         )
     if shift is False and not smoothing:
         warnings.append(
-            f"{name}: shift = false leaves a step of the energy at {term.cutoff:g} Å: a moving lattice does not conserve energy"
+            f"{name}: shift = false leaves a step of the energy at {term.cutoff:g} Å: "
+            "a moving lattice does not conserve energy"
         )
     return facts
 
@@ -115,7 +117,7 @@ def neighbours_within(pairs, natoms: int, cutoff: float) -> tuple[float, float]:
 
 
 def exchange_facts(model, state, found: dict[str, Any]) -> None:
-    """ΣJ per magnetic atom, and the mean-field ordering temperature: the largest eigenvalue of J_ij over 3 k_B, with its order.
+    """ΣJ per magnetic atom; mean-field ordering temperature, the largest eigenvalue of J_ij over 3 k_B, and its order.
 
     E = −½ Σ J_ij e_i·e_j: in mean field ⟨e_i⟩ = (1/3k_BT) Σ_j J_ij ⟨e_j⟩ close to the transition.
     """
@@ -153,7 +155,7 @@ def exchange_facts(model, state, found: dict[str, Any]) -> None:
 
 
 def timestep_facts(simulation, found: dict[str, Any]) -> None:
-    """Largest phonon and precession frequency (rad/ps), and the timestep (ps) that ``STEPS_PER_PERIOD`` of them allow."""
+    """Largest phonon and precession frequency, rad/ps, and the timestep, ps, of ``STEPS_PER_PERIOD`` steps in each."""
     integrator = simulation.deck.integrator
     limits = []
     lattice = integrator is None or getattr(integrator, "lattice", "moving") == "moving"
@@ -179,7 +181,7 @@ def timestep_facts(simulation, found: dict[str, Any]) -> None:
 
 
 def largest_phonon_frequency(model, state) -> float:
-    """Largest eigenfrequency of the dynamical matrix at the present spins, rad/ps, by power iteration on finite differences of forces.
+    """Largest eigenfrequency of the dynamical matrix at these spins, rad/ps: power iteration on force differences.
 
     M^(−1/2) (∂²E/∂x∂x) M^(−1/2) w = ω² w. The estimate comes from below, within a few percent.
     """
@@ -249,20 +251,24 @@ def report(found: dict[str, Any]) -> str:
     for key, what in (("phonon_frequency", "phonon"), ("precession_frequency", "precession")):
         if found.get(key, 0.0) > 0.0:
             period = 2.0 * math.pi / found[key]
-            line("fastest", f"{what}: {found[key]:.1f} rad/ps, period {1e3 * period:.1f} fs")
+            line("fastest", f"{what}: {found[key]:.3g} rad/ps, period {_time(period)}")
     if "timestep" in found:
-        advice = f"; up to {1e3 * found['advised_timestep']:.2g} fs is advised" if "advised_timestep" in found else ""
-        line("timestep", f"{1e3 * found['timestep']:g} fs in the deck{advice}")
+        advice = f"; up to {_time(found['advised_timestep'])} is advised" if "advised_timestep" in found else ""
+        line("timestep", f"{_time(found['timestep'])} in the deck{advice}")
     elif "advised_timestep" in found:
         line(
             "timestep",
-            f"up to {1e3 * found['advised_timestep']:.2g} fs is advised ({STEPS_PER_PERIOD} steps per period)",
+            f"up to {_time(found['advised_timestep'])} is advised ({STEPS_PER_PERIOD} steps per period)",
         )
     for warning in found["warnings"]:
         line("warning", warning)
     if not found["warnings"]:
         line("result", "nothing to complain about")
     return "\n".join(lines)
+
+
+def _time(picoseconds: float) -> str:
+    return f"{picoseconds:.2g} ps" if picoseconds >= 1.0 else f"{1e3 * picoseconds:.3g} fs"
 
 
 def machine() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The command line: ``spinmd run | evaluate | check | schema | info``.
 
-Each command is a few lines over the Python interface. Heavy modules are imported inside commands, so that ``spinmd --help`` is quick.
+Each command is a few lines over the Python interface. Commands import heavy modules: ``spinmd --help`` is quick.
 Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, 130 and 143 stopped by a signal after a checkpoint.
 """
 

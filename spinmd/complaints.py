@@ -58,7 +58,7 @@ def validate(
 
 
 def _inside(place: str, at: Place) -> tuple[Place, str | None]:
-    """Place of an InputError raised inside the table ``at``: (place in the deck, other words such as a file and line)."""
+    """Place of an InputError raised inside the table ``at``: its place in the deck, and its file and line if any."""
     text = ".".join(str(part) for part in at)
     if place == text or place.startswith(text + "."):
         rest = place[len(text) :].strip(".")
@@ -88,10 +88,8 @@ def _path(item: dict, data: Any) -> Place:
     here = data
     for position, part in enumerate(item["loc"]):
         last = position == len(item["loc"]) - 1
-        if isinstance(here, dict) and part in here:
-            here = here[part]
-            path += (part,)
-        elif isinstance(here, (list, tuple)) and isinstance(part, int) and part < len(here):
+        entry = isinstance(here, (list, tuple)) and isinstance(part, int) and part < len(here)
+        if entry or (isinstance(here, dict) and part in here):
             here = here[part]
             path += (part,)
         elif last and (item["type"] == "missing" or part == "[key]" and isinstance(here, dict)):

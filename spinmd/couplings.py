@@ -120,11 +120,6 @@ class SpinHamiltonian:
                 constant = field if constant is None else constant + field
         return cls(natoms, isotropic, others, quadratic, constant)
 
-    @property
-    def quadratic_in_one_spin(self) -> bool:
-        """True if some term is of higher than first order in a single spin (anisotropy, biquadratic)."""
-        return self.quadratic is not None or any(t.biquadratic is not None or t.cubic is not None for t in self.others)
-
     def leading(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """start, count, atoms and couplings of the first isotropic term, which solvers read themselves; empty arrays if none."""
         if not self.isotropic:
@@ -138,25 +133,36 @@ class SpinHamiltonian:
         """True if the first isotropic term and the constant field are all there is."""
         return len(self.isotropic) <= 1 and not self.others and self.quadratic is None
 
-    def add_rest(self, w: np.ndarray, field: np.ndarray) -> None:
-        """Add to ``field`` (N, 3), eV, everything but the leading isotropic term and the constant field, at ``w`` (N, 4)."""
+    @property
+    def nonlinear(self) -> bool:
+        """True if some field is not linear in the spins (biquadratic, cubic anisotropy)."""
+        return any(t.biquadratic is not None or t.cubic is not None for t in self.others)
+
+    def add_linear_rest(self, w: np.ndarray, field: np.ndarray) -> None:
+        """Add to ``field`` (N, 3), eV, all that is linear in ``w`` (N, 4), but the leading isotropic term."""
         n = self.natoms
         for term in self.isotropic[1:]:
             add_isotropic_field(n, w, term.start, term.count, term.neighbours, term.isotropic, field, BLOCK)
         for term in self.others:
             if term.tensor is not None:
                 add_tensor_field(n, w, term.start, term.count, term.neighbours, term.tensor, field, BLOCK)
+        if self.quadratic is not None:
+            add_quadratic_field(n, w, self.quadratic, field, BLOCK)
+
+    def add_nonlinear(self, w: np.ndarray, field: np.ndarray) -> None:
+        """Add to ``field`` (N, 3), eV, the biquadratic and cubic terms at ``w`` (N, 4); they are of third order and more in w."""
+        n = self.natoms
+        for term in self.others:
             if term.biquadratic is not None:
                 add_biquadratic_field(n, w, term.start, term.count, term.neighbours, term.biquadratic, field, BLOCK)
             if term.cubic is not None:
                 add_cubic_field(n, w, term.cubic, term.axes, field, BLOCK)
-        if self.quadratic is not None:
-            add_quadratic_field(n, w, self.quadratic, field, BLOCK)
 
     def field(self, w: np.ndarray) -> np.ndarray:
         """(N, 3) H = −∂E/∂w at ``w`` (N, 4), eV; a new array."""
         result = np.zeros((self.natoms, 3))
         if self.isotropic:
             add_isotropic_field(self.natoms, w, *self.leading(), result, BLOCK)
-        self.add_rest(w, result)
+        self.add_linear_rest(w, result)
+        self.add_nonlinear(w, result)
         return result if self.constant is None else result + self.constant

@@ -1,7 +1,8 @@
 """The schema of a deck, and reading one: ``load_deck("fe.toml", ["integrator.temperature=300"])``.
 
-A deck is strict. Everything wrong with it is reported at once, each error with its place as the user writes it, its line and
-the nearest known name. Tables belong to the room that uses them (``StructureParameters``, ``IntegratorParameters``,
+A deck is strict. Everything wrong with it is reported at once, each error with its place as the user writes it, its
+line and the nearest known name.
+Tables belong to the room that uses them (``StructureParameters``, ``IntegratorParameters``,
 ``OutputParameters``, each kind's ``Parameters``); nothing is built here, see ``spinmd.building``.
 """
 
@@ -16,8 +17,8 @@ from spinmd import registry
 from spinmd.complaints import InputErrors, raise_all, validate
 from spinmd.errors import InputError
 from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.parameters import Length, Parameters
 from spinmd.output import OutputParameters
+from spinmd.parameters import Length, Parameters
 from spinmd.structure import StructureParameters
 from spinmd.toml_source import Place, TomlSource, dotted
 
@@ -56,7 +57,7 @@ class Neighbours(Parameters):
     skin: Length | None = Field(
         None,
         gt=0,
-        description="Å beyond the cutoff; a list serves until an atom has moved half of it; default: chosen by the engine",
+        description="how far lists reach beyond cutoffs; a list serves until an atom has moved half of it",
     )
 
 
@@ -69,9 +70,10 @@ class Run(Parameters):
 
 
 class Stage(Parameters):
-    """A part of the run, by default the deck's own tables; it goes on from the state that the one before leaves.
+    """A part of the run. The deck's own tables run first, then each [[stage]] from the state the one before leaves.
 
-    In a deck each [[stage]] gives only what differs: tables are merged key by key, lists (and potential) are replaced.
+    A [[stage]] gives only what differs from the deck's own tables (not from the stage before): tables are merged key by
+    key, lists and potential are replaced. All stages write one file.
     """
 
     name: str = Field("", description="for the screen and the output; default: stage and its number, from 0")
@@ -83,7 +85,7 @@ class Stage(Parameters):
 
 
 class Deck(Parameters):
-    """A deck. ``evaluate`` and ``check`` need only [structure] and [[potential]]; ``run`` needs [integrator] and [run] too."""
+    """A deck. ``evaluate`` and ``check`` need [structure] and [[potential]]; ``run`` also [integrator] and [run]."""
 
     title: str = Field("", description="a line for people")
     structure: StructureParameters = Field(description="atoms, velocities and spins at the start")
@@ -264,7 +266,7 @@ class _Reader:
         return Stage.model_construct(**values)
 
     def merged(self, model: Any, own: Any, changes: dict, at: Place) -> Any:
-        """A table of a stage: ``changes`` over the deck's own; an error that the deck's own table has is not repeated."""
+        """A table of a stage: ``changes`` over the deck's own, whose errors are not repeated."""
         value, errors = validate(model, merge(own, changes), at, context=self.context, place=self.source.place)
         for path, error in errors:
             if (at[2], *path[len(at) :]) not in self.errors or _has(changes, path[len(at) :]):

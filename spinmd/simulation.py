@@ -44,8 +44,8 @@ THERMO_INTERVAL = 10  # steps between thermo rows of a run without [output]
 class StageRun:
     """A stage and what makes its parts: its tables, its model and its integrator (None without [integrator]).
 
-    ``make`` gives (model, integrator) for the state as it is; a stage with its own model is made when it begins, because an earlier
-    stage may re-order the atoms.
+    ``make`` gives (model, integrator) for the state as it is; a stage with its own model is made when it begins, since
+    an earlier stage may re-order the atoms.
     """
 
     stage: Any
@@ -74,6 +74,7 @@ class Simulation:
         self._rebuilds = 0  # of the models of earlier stages
         self._seconds = 0.0
         self._steps = 0
+        self._not_converged = 0
         self._output = deck.output if output else None
         self._force = force
         self._closed = False
@@ -92,7 +93,7 @@ class Simulation:
     ) -> dict[str, Any]:
         """Run and return the summary so far.
 
-        steps      None: all that the deck says and has not been run, stage after stage; a number: so many of the present stage
+        steps      None: what is left of the deck, stage after stage; a number: so many steps of the present stage
         reporters  further reporters (see ``spinmd.protocols.Reporter``)
         progress   thermo table and progress bar on the screen
         stop       asked before each step; True ends the run after a checkpoint
@@ -118,6 +119,10 @@ class Simulation:
             bar.close()
         if progress:
             print(summary_text(self.summary), flush=True)
+            if self._not_converged:
+                print(
+                    f"warning: the spin solver did not converge in {self._not_converged} steps; try a shorter timestep"
+                )
         return self.summary
 
     def _run_deck(self, reporters: list[Reporter], stop) -> None:
@@ -149,6 +154,7 @@ class Simulation:
                 stop=stop,
             )
             self._seconds += result.seconds_loop
+            self._not_converged += result.not_converged
         finally:
             done = self.state.clock.step - first
             self._steps += done
@@ -216,15 +222,16 @@ class Simulation:
     # ------------------------------------------------------------------ looking
 
     def evaluate(self, need: Need = Need.ALL) -> Evaluation:
-        """Energies, forces, fields and virial now, in the present order of the atoms (``state.original_order`` sorts back)."""
+        """Energies, forces, fields, virial now, in the atoms' present order (``state.original_order`` sorts back)."""
         return self.model.evaluate(need)
 
     def results(self) -> dict[str, Any]:
         """What ``spinmd evaluate`` writes: plain numbers and lists, atoms in the original order; eV, Å, µB.
 
-        Raises InputError if a number is not finite (atoms that lie on each other).
+        The virial is None where a term has none. Raises InputError if a number is not finite (atoms upon each other).
         """
         evaluation = self.model.evaluate(Need.ALL)
+        virial = all(Need.VIRIAL in term.provides for term in self.model.terms)
         forces, fields = (self.state.original_order(a) for a in (evaluation.forces, evaluation.fields))
         for name, array in (("energies", evaluation.energies), ("forces", forces), ("fields", fields)):
             if not np.isfinite(array).all():
@@ -237,7 +244,7 @@ class Simulation:
             },
             "forces": forces.tolist(),
             "fields": fields.tolist(),
-            "virial": evaluation.virial.tolist(),
+            "virial": evaluation.virial.tolist() if virial else None,
         }
 
     def moved(self) -> None:
@@ -251,7 +258,7 @@ class Simulation:
 
     @property
     def thermo(self) -> dict[str, np.ndarray]:
-        """The thermo table so far: name -> (rows,) array, e.g. time in ps, conserved in eV; empty before the first run."""
+        """The thermo table so far: name -> (rows,) array (time in ps, conserved in eV); empty before the first run."""
         return {} if self._table is None else self._table.table()
 
     @property
@@ -259,7 +266,7 @@ class Simulation:
         """Atoms, steps, speed and drift so far, as ``spinmd run --summary`` writes them; empty before the first run."""
         if self._table is None:
             return {}
-        return summary(
+        values = summary(
             self._table,
             atoms=self.state.natoms,
             steps=self._steps,
@@ -269,6 +276,7 @@ class Simulation:
             list_rebuilds=self._rebuilds + self.model.rebuilds,
             output=None if self._output is None else self._output.file,
         )
+        return values | {"steps_not_converged": self._not_converged}
 
     def _greeting(self) -> str:
         title = f"{self.deck.title}\n" if self.deck.title else ""
@@ -277,4 +285,5 @@ class Simulation:
         return f"{title}{self.state.natoms} atoms, {terms}; {threads} thread{'s' if threads != 1 else ''}"
 
     def __repr__(self) -> str:
-        return f"Simulation({self.deck.title or self.deck.name!r}, {self.state.natoms} atoms, step {self.state.clock.step})"
+        name = self.deck.title or self.deck.name
+        return f"Simulation({name!r}, {self.state.natoms} atoms, step {self.state.clock.step})"

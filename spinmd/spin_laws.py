@@ -52,32 +52,39 @@ def damped_field(ux, uy, uz, fx, fy, fz, alpha):
 
 
 @njit(cache=True)
-def midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh):
-    """One evaluation of the spherical midpoint map for one spin: the new midpoint |w| u from the last one.
+def midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh, spherical):
+    """One evaluation of the implicit midpoint map for one spin: the new midpoint from the last one.
 
-    w₁ − w₀ = −(g/ħ) h |w| u × B, B = (F + α u × F)/(1 + α²), u = (w₀ + w₁)/|w₀ + w₁|: a Cayley rotation with Ω = (g/ħ) h |w| B/|w₀ + w₁|,
-    so that w₀ + w₁ ∝ w₀ + Ω × w₀ + Ω (Ω·w₀), and |w₀ + w₁| = 2 m·w₀/|w| with the last midpoint m.
-    (wx, wy, wz) = w₀ ≠ 0; (fx, fy, fz) = F at the last midpoint in eV/µB; gh = (g/ħ) h.
-    McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014), eq. 3.
+    spherical  w₁ − w₀ = −(g/ħ) h |w| u × B with u = (w₀ + w₁)/|w₀ + w₁|; the midpoint is |w| u
+    otherwise  w₁ − w₀ = −(g/ħ) h m × B with the midpoint m = (w₀ + w₁)/2 of the chord
+    where B = (F + α u × F)/(1 + α²). Either is a Cayley rotation, w₁ − w₀ = Ω × (w₀ + w₁), whose solution has
+    w₀ + w₁ = 2 [w₀ + Ω × w₀ + Ω (Ω·w₀)]/(1 + Ω²); Ω = (g/ħ) h B |w|/|w₀ + w₁| with |w₀ + w₁| = 2 m·w₀/|w|, or Ω = (g/ħ) h B/2.
+    (wx, wy, wz) = w₀ ≠ 0; m the last midpoint, (fx, fy, fz) = F there in eV/µB; gh = (g/ħ) h.
+    McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014), eq. 3; d'Aquino, Serpico, Miano, J. Comput. Phys. 209, 730 (2005).
     """
     w2 = wx * wx + wy * wy + wz * wz
     bx, by, bz = fx, fy, fz
     if alpha != 0.0:
-        inverse = 1.0 / math.sqrt(w2)
+        inverse = 1.0 / math.sqrt(mx * mx + my * my + mz * mz)
         bx, by, bz = damped_field(mx * inverse, my * inverse, mz * inverse, fx, fy, fz, alpha)
-    a = gh * w2 / max(2.0 * (mx * wx + my * wy + mz * wz), 0.1 * w2)
+    a = 0.5 * gh
+    if spherical:
+        a = gh * w2 / max(2.0 * (mx * wx + my * wy + mz * wz), 0.1 * w2)
     ox, oy, oz = a * bx, a * by, a * bz
     dot = ox * wx + oy * wy + oz * wz
     sx = wx + (oy * wz - oz * wy) + dot * ox
     sy = wy + (oz * wx - ox * wz) + dot * oy
     sz = wz + (ox * wy - oy * wx) + dot * oz
-    scale = math.sqrt(w2 / (sx * sx + sy * sy + sz * sz))
+    if spherical:
+        scale = math.sqrt(w2 / (sx * sx + sy * sy + sz * sz))
+    else:
+        scale = 1.0 / (1.0 + ox * ox + oy * oy + oz * oz)
     return sx * scale, sy * scale, sz * scale
 
 
 @njit(cache=True)
 def mirror(wx, wy, wz, mx, my, mz):
-    """w₁ of the midpoint m = |w| (w₀ + w₁)/|w₀ + w₁|: w₀ reflected at m; the length of w₀ is kept."""
+    """w₁ of a midpoint m parallel to w₀ + w₁: w₀ reflected at m; the length of w₀ is kept."""
     c = 2.0 * (mx * wx + my * wy + mz * wz) / (mx * mx + my * my + mz * mz)
     return c * mx - wx, c * my - wy, c * mz - wz
 

@@ -1,11 +1,12 @@
-"""Conformance kit for potentials: is everything an exact derivative of one energy, and is the contract kept?
+"""Conformance kits for potentials and integrators: exact derivatives of one energy, convergence of the stated order.
 
 ``check_potential(MyPotential(...))`` runs over orthogonal, triclinic, small and two-element cells and compares forces,
 fields and virial with finite differences of the energy, frozen couplings with the live term, a cell with its supercell,
-and what is computed alone with what is computed together. Meant for the tests of anybody who writes a potential.
+and what is computed alone with what is computed together. ``check_integrator`` measures the order against fine steps.
+Meant for the tests of anybody who writes either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numba
@@ -13,7 +14,7 @@ import numpy as np
 
 from spinmd.backend import Backend
 from spinmd.model import Model
-from spinmd.protocols import Need, Potential, SpinTerm
+from spinmd.protocols import Integrator, Need, Potential, SpinTerm
 from spinmd.state import State
 
 STEP = 1.0e-3  # Å and µB; strains are a fifth of it
@@ -24,14 +25,14 @@ COMPONENTS = "xyz"
 
 @dataclass
 class CheckReport:
-    """What was compared: (cell, quantity) -> largest deviation, relative to the largest component."""
+    """What was measured: (cell, quantity) -> largest deviation, relative to the largest component; or the order."""
 
     potential: str
     deviations: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [f"  {cell:<14} {what:<34} {deviation:.1e}" for (cell, what), deviation in self.deviations.items()]
-        return "\n".join([f"{self.potential}: largest deviations", *rows])
+        return "\n".join([f"{self.potential}: measured", *rows])
 
 
 def check_potential(
@@ -51,8 +52,8 @@ def check_potential(
     """Compare everything that ``potential`` gives with finite differences of its energy; a CheckReport if all agrees.
 
     state        the configuration to check at; None: the four of ``example_states(elements, lattice_constant)``
-    step         Å and µB, of the differences (fourth order, three step lengths; the best one counts, so that a pair that
-                 happens to cross a cutoff does no harm)
+    step         Å and µB, of the differences (fourth order, three step lengths; the best one counts, so that a pair
+                 that happens to cross a cutoff does no harm)
     tolerance    relative to the largest component
     needs        what to check; None: what the potential provides
     atoms        number of atoms whose forces and fields are checked, chosen at random
@@ -132,6 +133,90 @@ def _perturbed(a, repeat, deformation, elements, seed, pbc=(True, True, True), o
     )
 
 
+def check_integrator(
+    make: Callable[[float], Integrator],
+    terms: Sequence[Potential],
+    state: State | None = None,
+    *,
+    timestep: float,
+    steps: int = 8,
+    order: int | None = None,
+    tolerance: float = 0.25,
+    spin_lengths: bool = True,
+    conserves: bool = True,
+) -> CheckReport:
+    """Measure the order of convergence of an integrator without noise, and what it should conserve; a CheckReport if
+    all holds.
+
+    make          ``make(dt)`` gives the integrator for a timestep dt in ps
+    terms         potentials of the energy;  state  where to start; None: a perturbed cell of iron with thermal
+                  velocities
+    timestep      ps, the longest of the four that are compared (each half of the one before)
+    steps         number of the longest steps; the reference takes 16 times as many and extrapolates
+    order         None: what the integrator says;  tolerance  how much lower the measured order may be
+    spin_lengths  the lengths of the spins must stay;  conserves  the conserved quantity must converge with the same
+                  order
+
+    Raises AssertionError that says what was measured.
+    """
+    if state is None:
+        state = _perturbed(2.87, (2, 2, 2), np.eye(3), ("Fe",), 1)
+        state.velocities[:] = np.random.default_rng(2).normal(scale=3.0, size=state.velocities.shape)
+    integrator = make(timestep)
+    order = integrator.order if order is None else order
+    name = type(integrator).__name__
+    ends = [_integrate(make(timestep / 2**k), terms, state.copy(), steps * 2**k, name) for k in range(5)]
+    best = {key: ends[4][key] + (ends[4][key] - ends[3][key]) / (2.0**order - 1.0) for key in ends[0]}
+    report = CheckReport(name)
+    checked = {"positions", "velocities", "spins"} | ({"conserved"} if conserves else set())
+    for key in sorted(checked):
+        start = ends[0]["start"] if key == "conserved" else getattr(state, key)
+        best_value = start if key == "conserved" else best[key]
+        errors = [np.abs(end[key] - best_value).max() for end in ends[:4]]
+        # round-off of the energy, or of a quantity that this integrator does not move
+        if errors[0] < 1e-11 * max(np.abs(start).max(), SMALLEST):
+            continue
+        slope = -np.polyfit(np.arange(4), np.log2(np.maximum(errors, 1e-300)), 1)[0]
+        report.deviations["order", key] = float(slope)
+        if not slope > order - tolerance:
+            listed = ", ".join(f"{error:.2g}" for error in errors)
+            raise AssertionError(
+                f"{name}: the error of the {key} falls as dt^{slope:.2f}, expected order {order} (errors {listed} for "
+                f"timesteps from {timestep:g} ps, each half of the one before)"
+            )
+    if spin_lengths:
+        before, after = (np.linalg.norm(spins, axis=1) for spins in (state.spins, ends[0]["spins"]))
+        deviation = float(np.abs(after - before).max())
+        report.deviations["conserved", "spin lengths, µB"] = deviation
+        if not deviation < 1e-9:
+            raise AssertionError(f"{name}: the lengths of the spins change by {deviation:.2g} µB in {steps} steps")
+    return report
+
+
+def _integrate(integrator, terms, state, steps, name) -> dict[str, np.ndarray]:
+    """Where ``steps`` steps lead, in the original order of the atoms; the conserved quantity at start and end, eV."""
+    model = Model(state, terms, backend=Backend())
+    aux = integrator.init(state, 0)
+    model.attach(aux)
+    start = integrator.conserved(state, aux, model.evaluate(Need.ENERGY))
+    began = state.clock.step, state.clock.time
+    for step in range(steps):
+        status = integrator.step(state, aux, model)
+        if not status.ok:
+            raise AssertionError(f"{name}: step {step + 1} ended with {status.code.name.lower()} {status.message}")
+    elapsed = state.clock.time - began[1]
+    if state.clock.step - began[0] != steps or abs(elapsed - steps * integrator.dt) > 1e-9 * abs(elapsed):
+        moved = f"{state.clock.step - began[0]} steps and {elapsed:g} ps"
+        raise AssertionError(f"{name}: {steps} steps of {integrator.dt:g} ps moved the clock by {moved}")
+    return {
+        "positions": state.original_order(state.unwrapped()),
+        "velocities": state.original_order(state.velocities),
+        "spins": state.original_order(state.spins),
+        "conserved": np.array(integrator.conserved(state, aux, model.evaluate(Need.ENERGY))),
+        "start": np.array(start),
+    }
+
+
 class _Check:
     """One potential at one configuration; arrays here are in the original order of the atoms."""
 
@@ -180,7 +265,7 @@ class _Check:
         return self.model.evaluate(need)
 
     def _slope(self, configuration, step) -> float:
-        """Derivative of the energy, central differences of fourth order; ``configuration(x)``: arguments of evaluate."""
+        """Derivative of the energy, central differences of fourth order; ``configuration(x)`` goes to evaluate."""
         near, far = (
             self.evaluate(Need.ENERGY, **configuration(k * step)).energy
             - self.evaluate(Need.ENERGY, **configuration(-k * step)).energy
@@ -249,7 +334,7 @@ class _Check:
             self.note(f"{name} alone", float(deviation))
             if not deviation < 1e-11:
                 self.fail(
-                    f"the {name} asked for alone differ from those asked for with the rest by {deviation:.2g} (relative)"
+                    f"the {name} asked for alone differ from those asked for together by {deviation:.2g} (relative)"
                 )
 
     def spins_matter(self) -> None:

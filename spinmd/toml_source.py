@@ -60,7 +60,7 @@ class TomlSource:
         return cls(text, path.name, path.parent)
 
     def override(self, overrides: Iterable[str] | Mapping[str, Any]) -> None:
-        """Apply ``"potential.1.parameters.cutoff=5.74"`` (values as in TOML, else taken as strings; lists count from 0).
+        """Apply ``"potential.1.parameters.cutoff=5.74"`` (values as in TOML, else strings; lists count from 0).
 
         A mapping ``{"run.steps": 100}`` gives the values directly. Raises InputError for what cannot be placed.
         """

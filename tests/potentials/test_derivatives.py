@@ -32,10 +32,6 @@ def _radial(symbol, form, folder):
     return {key.format(symbol): value for key, value in RADIAL[form].items()}
 
 
-def _eam(shared):
-    return {"file": str(shared / "data" / "potentials" / "CoAl.eam.alloy")}
-
-
 # kind -> list of parameter sets; a kind of the registry that is missing here fails a test below
 PARAMETERS = {
     "lennard-jones": [
@@ -58,35 +54,30 @@ FORMS = ("bethe-slater", "polynomial", "constant", "table", "shells")
 def _cases():
     for kind, sets in PARAMETERS.items():
         for number, parameters in enumerate(sets):
-            yield pytest.param(kind, lambda folder, shared, p=parameters: p, id=f"{kind}-{number}")
+            yield pytest.param(kind, lambda folder, p=parameters: p, id=f"{kind}-{number}")
     for kind, symbol, forms in (
         ("exchange", "J", FORMS),
         ("biquadratic", "K", ("bethe-slater", "shells")),
         ("dmi", "D", ("polynomial", "shells")),
     ):
         for form in forms:
-            yield pytest.param(
-                kind, lambda folder, shared, s=symbol, f=form: _radial(s, f, folder), id=f"{kind}-{form}"
-            )
+            yield pytest.param(kind, lambda folder, s=symbol, f=form: _radial(s, f, folder), id=f"{kind}-{form}")
     yield pytest.param(
-        "exchange", lambda folder, shared: _radial("J", "constant", folder) | {"offset": True}, id="exchange-offset"
+        "exchange", lambda folder: _radial("J", "constant", folder) | {"offset": True}, id="exchange-offset"
     )
     yield pytest.param(
-        "biquadratic", lambda folder, shared: _radial("K", "shells", folder) | {"offset": True}, id="biquadratic-offset"
+        "biquadratic", lambda folder: _radial("K", "shells", folder) | {"offset": True}, id="biquadratic-offset"
     )
     interfacial = {"direction": "interfacial", "normal": (1, 2, 3)}
-    yield pytest.param(
-        "dmi", lambda folder, shared: _radial("D", "bethe-slater", folder) | interfacial, id="dmi-interfacial"
-    )
-    yield pytest.param("eam", lambda folder, shared: _eam(shared), id="eam")
+    yield pytest.param("dmi", lambda folder: _radial("D", "bethe-slater", folder) | interfacial, id="dmi-interfacial")
+    yield pytest.param("eam", lambda folder: {"file": str(folder / "smooth.eam.fs")}, id="eam")
 
 
 @pytest.mark.parametrize(("kind", "parameters"), list(_cases()))
-def test_derivatives(kind, parameters, tmp_path, request):
-    shared = request.getfixturevalue("shared") if kind == "eam" else None
-    potential = registry.find(kind)(parameters(tmp_path, shared))
-    elements = ("Co", "Al") if kind == "eam" else ("Fe", "Co")
-    report = check_potential(potential, elements=elements)
+def test_derivatives(kind, parameters, tmp_path, write_eam_fs):
+    if kind == "eam":
+        write_eam_fs(tmp_path / "smooth.eam.fs")
+    report = check_potential(registry.find(kind)(parameters(tmp_path)))
     assert {cell for cell, _ in report.deviations} == {"orthogonal", "triclinic", "small", "two elements"}
 
 

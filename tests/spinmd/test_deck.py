@@ -52,7 +52,7 @@ def test_values_are_converted_to_internal_units():
     deck = load_deck(DECK)
     assert deck.title == "iron"
     assert deck.structure.lattice_constant == pytest.approx(2.8665, rel=1e-15)
-    assert deck.potential[0].parameters.J0 == pytest.approx(0.1, rel=1e-15)
+    assert pytest.approx(0.1, rel=1e-15) == deck.potential[0].parameters.J0
     assert deck.potential[1].parameters.d == 1.841
     assert deck.integrator.timestep == pytest.approx(0.001, rel=1e-15)
     assert deck.run.steps == 10
@@ -120,7 +120,12 @@ def test_set_of_an_unknown_place_is_refused(override, place, words):
     "old, new, place, words",
     [
         ("J0 =", "Jo =", "potential.0.parameters.Jo (line 14)", "unknown name; did you mean 'J' or 'J0'?"),
-        ("cutoff = 3.4", "cutof = 3.4", "potential.1.parameters.cutof (line 23)", "unknown name; did you mean 'cutoff'?"),
+        (
+            "cutoff = 3.4",
+            "cutof = 3.4",
+            "potential.1.parameters.cutof (line 23)",
+            "unknown name; did you mean 'cutoff'?",
+        ),
         ('kind = "exchange"', 'kind = "exchnage"', "potential.0.kind (line 13)", "did you mean 'exchange'"),
         ('element = "Fe"', 'element = "Fee"', "structure.element (line 5)", "not the symbol of an element"),
         ("[integrator]", "[integratr]", "integratr (line 25)", "did you mean 'integrator'?"),
@@ -139,7 +144,12 @@ def test_set_of_an_unknown_place_is_refused(override, place, words):
         ("[2, 2, 2]", "[2, 2, 2.5]", "structure.supercell.2 (line 7)", "whole number"),
         ("[2, 2, 2]", "2", "structure.supercell (line 7)", "a list"),
         ('title = "iron"', "title = 1", "title (line 1)", "text in quotes"),
-        ("moments = { Fe = 2.2 }", "momnets = { Fe = 2.2 }", "structure.spins.momnets (line 10)", "did you mean 'moments'"),
+        (
+            "moments = { Fe = 2.2 }",
+            "momnets = { Fe = 2.2 }",
+            "structure.spins.momnets (line 10)",
+            "did you mean 'moments'",
+        ),
         ("moments = { Fe = 2.2 }", "moments = { Fe = -2.2 }", "structure.spins.moments.Fe (line 10)", "at least 0"),
         ("d = 1.841", "", "potential.1.parameters.d", "needs d"),
     ],
@@ -153,7 +163,12 @@ def test_an_error_has_its_place_and_line(old, new, place, words):
 
 
 def test_all_errors_are_reported_at_once():
-    text = DECK.replace("J0 =", "Jo =").replace('"1 fs"', "0").replace("steps = 10", "steps = -1").replace('"bcc"', '"bccc"')
+    text = (
+        DECK.replace("J0 =", "Jo =")
+        .replace('"1 fs"', "0")
+        .replace("steps = 10", "steps = -1")
+        .replace('"bcc"', '"bccc"')
+    )
     places = [place.split(" ")[0] for place, _ in errors_of(text)]
     assert sorted(places) == ["integrator.timestep", "potential.0.parameters.Jo", "run.steps", "structure.prototype"]
     with pytest.raises(InputErrors) as caught:
@@ -231,7 +246,9 @@ def test_an_error_of_the_deck_is_not_repeated_by_its_stages():
 
 
 def test_lines_are_found_across_multi_line_values():
-    text = DECK.replace("[2, 2, 2]", "[\n  2, # [ not a bracket\n  2,\n  2,\n]").replace("steps = 10", 'x = """\na = 1\n"""\nsteps = -1')
+    text = DECK.replace("[2, 2, 2]", "[\n  2, # [ not a bracket\n  2,\n  2,\n]").replace(
+        "steps = 10", 'x = """\na = 1\n"""\nsteps = -1'
+    )
     places = [place for place, _ in errors_of(text)]
     line = 1 + text[: text.index("steps = -1")].count("\n")
     assert f"run.steps (line {line})" in places
@@ -249,6 +266,12 @@ def test_the_schema_names_every_parameter_of_every_kind():
     for name in Deck.model_fields:
         assert f"{name}" in text and name in schema["deck"]["properties"]
     assert "`timestep`" in text and "ps" in text
+
+
+def test_the_page_in_docs_is_the_generated_one(root):
+    assert (root / "docs" / "deck.md").read_text(encoding="utf-8") == markdown() + "\n", (
+        "run: spinmd schema > docs/deck.md"
+    )
 
 
 def test_registered_kinds_are_those_of_the_package_metadata(root):
