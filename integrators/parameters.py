@@ -23,7 +23,7 @@ class IntegratorParameters(Parameters):
     spin_damping: float = Field(0.0, ge=0.0, description="Gilbert's α, no unit; takes energy out of the spins")
     g_factor: float = Field(2.0, gt=0.0, description="g of dS/dt = −(g/ħ) S × F")
     tolerance: float = Field(
-        1.0e-8, gt=0.0, le=1.0e-2, description="midpoint: largest relative change of a spin's midpoint in the last iteration"
+        1.0e-9, gt=0.0, le=1.0e-2, description="midpoint solvers: estimated largest relative error of the solution"
     )
     max_iterations: int = Field(60, ge=1, description="midpoint: more iterations than this are reported as not converged")
     splitting: str | None = Field(

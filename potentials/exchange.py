@@ -17,7 +17,7 @@ from spinmd.potentials.base import Term
 from spinmd.potentials.lattice_couplings import LatticeCouplings
 from spinmd.potentials.radial import RadialParameters, cubic, cubic_slope, cutoff_of, tabulate
 from spinmd.protocols import OK, Need, SpinTerm, Status
-from spinmd.simd import gather_int, gather_rows4, hsum, load, splat, store, to_float, truncate, vadd, vmin, vsqrt
+from spinmd.simd import gather_int, gather_rows4, hsum, load, splat, store, to_float, truncate, vadd, vsqrt, where_less
 from numba import njit, prange
 
 
@@ -32,18 +32,18 @@ def _pack(natoms, spins, inverse_moments, offset, w, block):
 
 
 @njit(cache=True)
-def _table(r, inverse_spacing, last_row):
-    """Row numbers and the fraction within the row."""
-    position = vmin(r * inverse_spacing, last_row)
+def _table(r, cutoff, inverse_spacing, last_row):
+    """Row numbers and the fraction within the row; ``last_row``, a row of zeros, from the cutoff on."""
+    position = where_less(r, cutoff, r * inverse_spacing, last_row)
     m = truncate(position)
     return m, position - to_float(m)
 
 
 @njit(cache=True, parallel=True)
-def _couplings(
-    natoms, packed, species, start, neighbours, rows, offsets, nspecies, inverse_spacing, last_row, coupling, block
+def _tabulate_pairs(
+    natoms, packed, species, start, neighbours, rows, offsets, nspecies, cutoff, inverse_spacing, last_row, coupling, pull, block
 ):  # fmt: skip
-    """J(r) of every entry of the list, eV; zero beyond the cutoff and for padding."""
+    """J(r), eV, and −J'(r)/r, eV/Å², of every entry of the list; zero beyond the cutoff and for padding."""
     for b in prange((natoms + block - 1) // block):
         for i in range(b * block, min((b + 1) * block, natoms)):
             xi, yi, zi = packed[i, 0], packed[i, 1], packed[i, 2]
@@ -52,17 +52,19 @@ def _couplings(
                 lanes = load(neighbours, k)
                 x, y, z, _ = gather_rows4(packed, lanes)
                 dx, dy, dz = x - xi, y - yi, z - zi
-                m, t = _table(vsqrt(dx * dx + dy * dy + dz * dz), inverse_spacing, last_row)
+                r = vsqrt(dx * dx + dy * dy + dz * dz)
+                m, t = _table(r, cutoff, inverse_spacing, last_row)
                 if nspecies > 1:
                     m = vadd(m, gather_int(own, gather_int(species, lanes)))
                 c0, c1, c2, c3 = gather_rows4(rows, m)
                 store(coupling, k, cubic(c0, c1, c2, c3, t))
+                store(pull, k, (-inverse_spacing) * cubic_slope(c1, c2, c3, t) / r)
 
 
 @njit(cache=True)
 def _evaluate_block(
-    first, last, packed, species, start, neighbours, atoms, w, inverse_moments, rows, offsets, nspecies, inverse_spacing,
-    last_row, want_force, want_field, want_virial, forces, fields, sums,
+    first, last, packed, start, neighbours, atoms, w, inverse_moments, coupling, pull, want_force, want_field, want_virial,
+    forces, fields, sums,
 ):  # fmt: skip
     """Forces and fields of atoms first..last; sums[0] = energy, sums[1:7] = virial (xx yy zz xy xz yz)."""
     energy = 0.0
@@ -72,32 +74,25 @@ def _evaluate_block(
             continue
         xi, yi, zi = packed[i, 0], packed[i, 1], packed[i, 2]
         ex, ey, ez, q = w[i, 0], w[i, 1], w[i, 2], w[i, 3]
-        own = offsets[species[i] * nspecies : (species[i] + 1) * nspecies]
         fx, fy, fz, total = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         hx, hy, hz = splat(0.0), splat(0.0), splat(0.0)
         vxx, vyy, vzz, vxy, vxz, vyz = splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         for k in range(start[i], start[i + 1], 8):
-            lanes = load(neighbours, k)
-            x, y, z, _ = gather_rows4(packed, lanes)
             sx, sy, sz, sq = gather_rows4(w, load(atoms, k))
-            dx, dy, dz = x - xi, y - yi, z - zi
-            r = vsqrt(dx * dx + dy * dy + dz * dz)
-            m, t = _table(r, inverse_spacing, last_row)
-            if nspecies > 1:
-                m = vadd(m, gather_int(own, gather_int(species, lanes)))
-            c0, c1, c2, c3 = gather_rows4(rows, m)
-            coupling = cubic(c0, c1, c2, c3, t)
+            strength = load(coupling, k)
             factor = ex * sx + ey * sy + ez * sz - q * sq
-            total = total + coupling * factor
+            total = total + strength * factor
             if want_force:
-                pull = (-inverse_spacing) * cubic_slope(c1, c2, c3, t) * factor / r
-                px, py, pz = pull * dx, pull * dy, pull * dz
+                x, y, z, _ = gather_rows4(packed, load(neighbours, k))
+                dx, dy, dz = x - xi, y - yi, z - zi
+                along = load(pull, k) * factor
+                px, py, pz = along * dx, along * dy, along * dz
                 fx, fy, fz = fx + px, fy + py, fz + pz
                 if want_virial:
                     vxx, vyy, vzz = vxx + px * dx, vyy + py * dy, vzz + pz * dz
                     vxy, vxz, vyz = vxy + px * dy, vxz + px * dz, vyz + py * dz
             if want_field:
-                hx, hy, hz = hx + coupling * sx, hy + coupling * sy, hz + coupling * sz
+                hx, hy, hz = hx + strength * sx, hy + strength * sy, hz + strength * sz
         energy += hsum(total)
         if want_force:
             forces[i, 0] += hsum(fx)
@@ -117,13 +112,13 @@ def _evaluate_block(
 
 @njit(cache=True, parallel=True)
 def _evaluate(
-    natoms, packed, species, start, neighbours, atoms, w, inverse_moments, rows, offsets, nspecies, inverse_spacing, last_row,
-    want_force, want_field, want_virial, forces, fields, block_sums, block,
+    natoms, packed, start, neighbours, atoms, w, inverse_moments, coupling, pull, want_force, want_field, want_virial, forces,
+    fields, block_sums, block,
 ):  # fmt: skip
     for b in prange(block_sums.shape[0]):
         _evaluate_block(
-            b * block, min((b + 1) * block, natoms), packed, species, start, neighbours, atoms, w, inverse_moments, rows,
-            offsets, nspecies, inverse_spacing, last_row, want_force, want_field, want_virial, forces, fields, block_sums[b],
+            b * block, min((b + 1) * block, natoms), packed, start, neighbours, atoms, w, inverse_moments, coupling, pull,
+            want_force, want_field, want_virial, forces, fields, block_sums[b],
         )  # fmt: skip
 
 
@@ -154,21 +149,34 @@ class Exchange(Term):
         self._rows = aligned_zeros((2 * length, 4))
         self._rows[:length] = self._single_rows
         self._offsets = np.where(self.mask, 0, length).astype(np.int32).ravel()
-        self._tables = (self._rows, self._offsets, n if not self.mask.all() else 1, self._inverse_spacing, float(length - 1))
+        self._tables = (self._rows, self._offsets, n if not self.mask.all() else 1, self.cutoff, self._inverse_spacing, float(length - 1))
         self._w = aligned_zeros((state.natoms, 4))
         self._sums = np.zeros((block_count(state.natoms), 7))
-        self._coupling = np.zeros(0)
+        self._coupling, self._pull = np.zeros(0), np.zeros(0)
+        self._version = None
+
+    def _refresh(self, state, pairs) -> None:
+        """J and −J'/r of the list at the present positions: the one place where the table is read, for forces and for ``freeze``."""
+        if self._version == pairs.version:
+            return
+        size = int(pairs.start[-1])
+        if len(self._coupling) < size:
+            self._coupling, self._pull = np.zeros(size + size // 20), np.zeros(size + size // 20)
+        _tabulate_pairs(
+            state.natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, *self._tables, self._coupling, self._pull, BLOCK
+        )  # fmt: skip
+        self._version = pairs.version
 
     def add(self, state, pairs, out, need) -> Status:
         if self.parameters.static:
             return self._lattice.add(state, out, need, self._offset)
+        self._refresh(state, pairs)
         _pack(state.natoms, state.spins, self.inverse_moments, self._offset, self._w, BLOCK)
         want_force = Need.FORCE in need or Need.VIRIAL in need
         forces = out.forces if Need.FORCE in need else self.directions
         _evaluate(
-            state.natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, pairs.atoms, self._w,
-            self.inverse_moments, *self._tables, want_force, Need.FIELD in need, Need.VIRIAL in need, forces, out.fields,
-            self._sums, BLOCK,
+            state.natoms, pairs.packed, pairs.start, pairs.neighbours, pairs.atoms, self._w, self.inverse_moments,
+            self._coupling, self._pull, want_force, Need.FIELD in need, Need.VIRIAL in need, forces, out.fields, self._sums, BLOCK,
         )  # fmt: skip
         sums = self._sums.sum(axis=0)
         out.energy[0] += sums[0]
@@ -180,12 +188,7 @@ class Exchange(Term):
     def freeze(self, state, pairs) -> SpinTerm:
         if self.parameters.static:
             return self._lattice.spin_term
-        size = int(pairs.start[-1])
-        if len(self._coupling) < size:
-            self._coupling = np.zeros(size + size // 20)
-        _couplings(
-            state.natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, *self._tables, self._coupling, BLOCK
-        )
+        self._refresh(state, pairs)
         if getattr(self, "_counted", None) is not pairs.start:
             self._counted = pairs.start
             self._count = np.diff(pairs.start).astype(np.int32)

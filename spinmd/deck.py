@@ -1,9 +1,9 @@
 """The schema of a deck, and reading one: ``load_deck("fe.toml", ["integrator.temperature=300"])``.
 
 A deck is strict. Everything wrong with it is reported at once, each error with its place as the user writes it, its
-line and the nearest known name.
-Tables belong to the room that uses them (``StructureParameters``, ``IntegratorParameters``,
-``OutputParameters``, each kind's ``Parameters``); nothing is built here, see ``spinmd.building``.
+line and the nearest known name. Tables belong to the room that uses them (``StructureParameters``,
+``IntegratorParameters``, ``OutputParameters``, each kind's ``Parameters``); nothing is built here, see
+``spinmd.building``.
 """
 
 from collections.abc import Iterable, Mapping

@@ -119,10 +119,11 @@ class Model:
         self._couplings_version = -1
 
     def _check_positions(self) -> None:
-        bad = ~np.isfinite(self.state.positions).all(axis=1)
+        limit = 1.0e6 + np.abs(self.state.cell).sum()  # Å; farther than this is as lost as NaN
+        bad = ~(np.abs(self.state.positions) < limit).all(axis=1)
         if bad.any():
             atom = int(self.state.ids[np.argmax(bad)])
-            raise DivergedError(f"the position of atom {atom} is not a number any more; try a shorter timestep")
+            raise DivergedError(f"atom {atom} is lost: its position is not a number or far away; try a shorter timestep")
 
     # ------------------------------------------------------------------ evaluation
 

@@ -45,7 +45,13 @@ class PairList:
     neighbours: np.ndarray
     dummy: int
     natoms: int
+    _changes: np.ndarray
     _atoms: np.ndarray | None = None
+
+    @property
+    def version(self) -> int:
+        """Grows whenever ``packed`` or the list changes: what a term keeps per pair is good as long as this stays the same."""
+        return int(self._changes[0])
 
     @property
     def atoms(self) -> np.ndarray:
@@ -78,6 +84,7 @@ class NeighbourLists:
             raise InputError(f"must be zero or positive, got {skin}", "neighbours.skin")
         self.skin = float(skin)
         self.builds = 0
+        self._changes = np.zeros(1, dtype=np.int64)
         self.lists: dict[float, PairList] = {}
         self._built_positions = np.empty_like(state.positions)
         self._built_cell = np.empty((3, 3))
@@ -106,6 +113,7 @@ class NeighbourLists:
 
     def needs_build(self, state: State) -> bool:
         """Bring ghosts up to date with positions and cell; True if the lists must be built anew (also if positions are NaN)."""
+        self._changes += 1
         allowance = self._allowance(state.cell)
         if allowance < 0.0:
             return True
@@ -139,6 +147,7 @@ class NeighbourLists:
 
     def build(self, state: State) -> None:
         """Build all lists from the present positions, which are wrapped into the cell (``state.images`` keeps count)."""
+        self._changes += 1
         reach = self.radii[0] + self.skin
         inverse = np.linalg.inv(state.cell)
         heights = cell_heights(state.cell)
@@ -218,7 +227,7 @@ class NeighbourLists:
 
     def _publish(self, radius, natoms, start, neighbours, dummy) -> None:
         self.lists[radius] = PairList(
-            radius, self._packed, self._owner, self._species, start, neighbours, dummy, natoms
+            radius, self._packed, self._owner, self._species, start, neighbours, dummy, natoms, self._changes
         )
 
     # ------------------------------------------------------------------ use

@@ -55,6 +55,8 @@ class Pairs(Protocol):
     owner       (n_ext,) int32: the atom of which an entry of ``packed`` is an image (itself for the first N)
     start       (N + 1,) int64; the neighbours of atom i are ``neighbours[start[i]:start[i + 1]]``
     neighbours  int32 indices into ``packed``; each segment is padded to a multiple of 8 with ``dummy`` entries
+    atoms       int32 owners of ``neighbours``, entry by entry
+    version     grows whenever ``packed`` or the list changes: what a term keeps per pair is good while it stays the same
     dummy       index of an entry of ``packed`` at infinite distance; its owner is atom 0
 
     Neighbours lie within cutoff + skin: the term itself must compare the distance with its cutoff.
@@ -64,6 +66,8 @@ class Pairs(Protocol):
     owner: np.ndarray
     start: np.ndarray
     neighbours: np.ndarray
+    atoms: np.ndarray
+    version: int
     dummy: int
 
 

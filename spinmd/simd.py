@@ -8,12 +8,13 @@ whatever the processor has (one AVX-512 register, two AVX, four SSE or NEON ones
 Values exist inside kernels only. Multiplications and additions may be contracted to fused ones (LLVM flag ``contract``).
 """
 
+import math
 import operator
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
 WIDTH = 8
 _DOUBLE = ir.DoubleType()
@@ -124,15 +125,28 @@ def vsqrt(typingctx, value):
     return (f64x8(f64x8), codegen) if value is f64x8 else None
 
 
-@intrinsic
-def vmin(typingctx, left, right):
-    """The smaller of two numbers in each lane."""
+def root(value):
+    """Square root of a number or of each lane."""
+    return math.sqrt(value)
 
-    def codegen(context, builder, sig, args):
-        left, right = (_as_vector(context, builder, a, t) for a, t in zip(args, sig.args, strict=True))
-        return builder.select(builder.fcmp_ordered("<", left, right), left, right)
 
-    return f64x8(left, right), codegen
+@overload(root)
+def _root(value):
+    if value is f64x8:
+        return lambda value: vsqrt(value)
+    return lambda value: math.sqrt(value)
+
+
+def larger(left, right):
+    """The larger of two numbers, or of each lane; ``right`` where ``left`` is not a number."""
+    return left if left > right else right
+
+
+@overload(larger)
+def _larger(left, right):
+    if left is f64x8:
+        return lambda left, right: where_less(right, left, left, right)
+    return lambda left, right: left if left > right else right
 
 
 @intrinsic
@@ -176,6 +190,20 @@ def truncate(typingctx, value):
         return builder.fptosi(args[0], _VECTOR_INT)
 
     return (i32x8(f64x8), codegen) if value is f64x8 else None
+
+
+@intrinsic
+def hmax(typingctx, value):
+    """Largest of the eight lanes."""
+
+    def codegen(context, builder, sig, args):
+        result = builder.extract_element(args[0], ir.Constant(_INT32, 0))
+        for lane in range(1, WIDTH):
+            other = builder.extract_element(args[0], ir.Constant(_INT32, lane))
+            result = builder.select(builder.fcmp_ordered(">", other, result), other, result)
+        return result
+
+    return (types.float64(f64x8), codegen) if value is f64x8 else None
 
 
 @intrinsic
@@ -262,38 +290,112 @@ def store(typingctx, array, index, value):
     return types.void(array, index, value), codegen
 
 
+_QUAD = ir.VectorType(_DOUBLE, 4)
+
+
+def _shuffle(builder, left, right, lanes):
+    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(_INT32, len(lanes)), list(lanes)))
+
+
+def _columns(builder, rows):
+    """Four vectors of eight from eight of four: rows k and k + 4 side by side, then a 4 × 4 transpose in both halves."""
+    both = [_shuffle(builder, rows[k], rows[k + 4], range(8)) for k in range(4)]
+    low01 = _shuffle(builder, both[0], both[1], [0, 8, 2, 10, 4, 12, 6, 14])
+    high01 = _shuffle(builder, both[0], both[1], [1, 9, 3, 11, 5, 13, 7, 15])
+    low23 = _shuffle(builder, both[2], both[3], [0, 8, 2, 10, 4, 12, 6, 14])
+    high23 = _shuffle(builder, both[2], both[3], [1, 9, 3, 11, 5, 13, 7, 15])
+    return [
+        _shuffle(builder, low01, low23, [0, 1, 8, 9, 4, 5, 12, 13]),
+        _shuffle(builder, high01, high23, [0, 1, 8, 9, 4, 5, 12, 13]),
+        _shuffle(builder, low01, low23, [2, 3, 10, 11, 6, 7, 14, 15]),
+        _shuffle(builder, high01, high23, [2, 3, 10, 11, 6, 7, 14, 15]),
+    ]
+
+
+def _is_table(array) -> bool:
+    return isinstance(array, types.Array) and array.layout == "C" and array.dtype == types.float64
+
+
+def _gather(row_length):
+    """Code that loads four numbers from ``row_length`` times each index on."""
+
+    def codegen(context, builder, sig, args):
+        rows = []
+        for lane in range(WIDTH):
+            index = builder.sext(builder.extract_element(args[1], ir.Constant(_INT32, lane)), _INT64)
+            pointer = _pointer(context, builder, sig.args[0], args[0], index, row_length)
+            rows.append(builder.load(builder.bitcast(pointer, _QUAD.as_pointer()), align=8))
+        return context.make_tuple(builder, sig.return_type, _columns(builder, rows))
+
+    return codegen
+
+
 @intrinsic
 def gather_rows4(typingctx, array, rows):
     """Rows ``rows[0..7]`` of a C-contiguous float64 array of row length 4, as four F64x8, one per column."""
-    if not (isinstance(array, types.Array) and array.layout == "C" and array.dtype == types.float64 and rows is i32x8):
-        return None
+    return (types.UniTuple(f64x8, 4)(array, rows), _gather(4)) if _is_table(array) and rows is i32x8 else None
+
+
+@intrinsic
+def load_rows4(typingctx, array, first):
+    """Rows first to first + 7 of an (n, 4) array, as four F64x8."""
 
     def codegen(context, builder, sig, args):
-        quad = ir.VectorType(_DOUBLE, 4)
-        row = []
-        for lane in range(WIDTH):
-            index = builder.sext(builder.extract_element(args[1], ir.Constant(_INT32, lane)), _INT64)
-            pointer = _pointer(context, builder, sig.args[0], args[0], index, 4)
-            row.append(builder.load(builder.bitcast(pointer, quad.as_pointer()), align=8))
+        first = context.cast(builder, args[1], sig.args[1], types.int64)
+        base = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], first, 4), _QUAD.as_pointer())
+        rows = [builder.load(builder.gep(base, [ir.Constant(_INT64, k)]), align=8) for k in range(WIDTH)]
+        return context.make_tuple(builder, sig.return_type, _columns(builder, rows))
 
-        def shuffle(left, right, lanes):
-            return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(_INT32, WIDTH), lanes))
+    return (types.UniTuple(f64x8, 4)(array, first), codegen) if _is_table(array) else None
 
-        # rows k and k + 4 side by side, then a 4 × 4 transpose in both halves
-        both = [shuffle(row[k], row[k + 4], list(range(8))) for k in range(4)]
-        low01 = shuffle(both[0], both[1], [0, 8, 2, 10, 4, 12, 6, 14])
-        high01 = shuffle(both[0], both[1], [1, 9, 3, 11, 5, 13, 7, 15])
-        low23 = shuffle(both[2], both[3], [0, 8, 2, 10, 4, 12, 6, 14])
-        high23 = shuffle(both[2], both[3], [1, 9, 3, 11, 5, 13, 7, 15])
-        columns = [
-            shuffle(low01, low23, [0, 1, 8, 9, 4, 5, 12, 13]),
-            shuffle(high01, high23, [0, 1, 8, 9, 4, 5, 12, 13]),
-            shuffle(low01, low23, [2, 3, 10, 11, 6, 7, 14, 15]),
-            shuffle(high01, high23, [2, 3, 10, 11, 6, 7, 14, 15]),
-        ]
+
+@intrinsic
+def store_rows4(typingctx, array, first, x, y, z, w):
+    """Write four F64x8 to the columns of rows first to first + 7 of an (n, 4) array."""
+
+    def codegen(context, builder, sig, args):
+        first = context.cast(builder, args[1], sig.args[1], types.int64)
+        base = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], first, 4), _QUAD.as_pointer())
+        xy = [_shuffle(builder, args[2], args[3], [k, 8 + k]) for k in range(WIDTH)]
+        zw = [_shuffle(builder, args[4], args[5], [k, 8 + k]) for k in range(WIDTH)]
+        for k in range(WIDTH):
+            row = _shuffle(builder, xy[k], zw[k], range(4))
+            builder.store(row, builder.gep(base, [ir.Constant(_INT64, k)]), align=8)
+        return context.get_dummy_value()
+
+    return (types.void(array, first, x, y, z, w), codegen) if _is_table(array) else None
+
+
+@intrinsic
+def load_rows3(typingctx, array, first):
+    """Rows first to first + 7 of an (n, 3) array, as three F64x8."""
+
+    def codegen(context, builder, sig, args):
+        first = context.cast(builder, args[1], sig.args[1], types.int64)
+        wide = ir.VectorType(_DOUBLE, 3 * WIDTH)
+        pointer = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], first, 3), wide.as_pointer())
+        numbers = builder.load(pointer, align=8)
+        columns = [_shuffle(builder, numbers, numbers, range(a, 3 * WIDTH, 3)) for a in range(3)]
         return context.make_tuple(builder, sig.return_type, columns)
 
-    return types.UniTuple(f64x8, 4)(array, rows), codegen
+    return (types.UniTuple(f64x8, 3)(array, first), codegen) if _is_table(array) else None
+
+
+@intrinsic
+def store_rows3(typingctx, array, first, x, y, z):
+    """Write three F64x8 to the columns of rows first to first + 7 of an (n, 3) array."""
+
+    def codegen(context, builder, sig, args):
+        first = context.cast(builder, args[1], sig.args[1], types.int64)
+        wide = ir.VectorType(_DOUBLE, 3 * WIDTH)
+        pointer = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], first, 3), wide.as_pointer())
+        xy = _shuffle(builder, args[2], args[3], range(16))
+        zz = _shuffle(builder, args[4], args[4], range(16))
+        order = [lane + 8 * a if a < 2 else 16 + lane for lane in range(WIDTH) for a in range(3)]
+        builder.store(_shuffle(builder, xy, zz, order), pointer, align=8)
+        return context.get_dummy_value()
+
+    return (types.void(array, first, x, y, z), codegen) if _is_table(array) else None
 
 
 @intrinsic
@@ -313,44 +415,64 @@ def gather_int(typingctx, array, rows):
     return i32x8(array, rows), codegen
 
 
-@intrinsic
-def weighted_rows4(typingctx, array, indices, weights, first, last):
-    """Σ_k weights[k] · array[indices[k]] for first ≤ k < last, the rows of an (n, 4) array: four numbers.
+def _weighted_sum(context, builder, sig, args, first, last):
+    """Code of Σ_k weights[k] · array[indices[k]], first ≤ k < last, as one vector of four; ``args`` begin array, indices, weights.
 
     Each row is one load and one fused multiply-add; four independent sums hide the latency and are added in a fixed order.
     """
-    if not (array.layout == "C" and array.dtype == types.float64 and indices.dtype == types.int32):
+    undefined = ir.Constant(_QUAD, ir.Undefined)
+    sums = [cgutils.alloca_once(builder, _QUAD) for _ in range(4)]
+    for slot in sums:
+        builder.store(ir.Constant(_QUAD, [0.0] * 4), slot)
+
+    def add(k, slot):
+        weight = builder.load(_pointer(context, builder, sig.args[2], args[2], k))
+        weight = _shuffle(builder, builder.insert_element(undefined, weight, ir.Constant(_INT32, 0)), undefined, [0] * 4)
+        index = builder.sext(builder.load(_pointer(context, builder, sig.args[1], args[1], k)), _INT64)
+        pointer = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index, 4), _QUAD.as_pointer())
+        product = builder.fmul(builder.load(pointer, align=8), weight, flags=("contract",))
+        builder.store(builder.fadd(builder.load(slot), product, flags=("contract",)), slot)
+
+    bulk = builder.add(first, builder.and_(builder.sub(last, first), ir.Constant(_INT64, -4)))
+    with cgutils.for_range_slice(builder, first, bulk, ir.Constant(_INT64, 4), _INT64) as (k, _):
+        for lane, slot in enumerate(sums):
+            add(builder.add(k, ir.Constant(_INT64, lane)), slot)
+    with cgutils.for_range_slice(builder, bulk, last, ir.Constant(_INT64, 1), _INT64) as (k, _):
+        add(k, sums[0])
+    a, b, c, d = (builder.load(slot) for slot in sums)
+    return builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
+
+
+@intrinsic
+def weighted_rows4(typingctx, array, indices, weights, first, last):
+    """Σ_k weights[k] · array[indices[k]] for first ≤ k < last, the rows of an (n, 4) array: four numbers."""
+    if not (_is_table(array) and indices.dtype == types.int32):
         return None
 
     def codegen(context, builder, sig, args):
-        quad = ir.VectorType(_DOUBLE, 4)
-        lanes = ir.Constant(ir.VectorType(_INT32, 4), [0] * 4)
-        undefined = ir.Constant(quad, ir.Undefined)
         low, high = (context.cast(builder, args[k], sig.args[k], types.int64) for k in (3, 4))
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(quad, [0.0] * 4)) for _ in range(4)]
-        for slot in sums:
-            builder.store(ir.Constant(quad, [0.0] * 4), slot)
-
-        def add(k, slot):
-            weight = builder.load(_pointer(context, builder, sig.args[2], args[2], k))
-            weight = builder.shuffle_vector(
-                builder.insert_element(undefined, weight, ir.Constant(_INT32, 0)), undefined, lanes
-            )
-            index = builder.sext(builder.load(_pointer(context, builder, sig.args[1], args[1], k)), _INT64)
-            pointer = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index, 4), quad.as_pointer())
-            product = builder.fmul(builder.load(pointer, align=8), weight, flags=("contract",))
-            builder.store(builder.fadd(builder.load(slot), product, flags=("contract",)), slot)
-
-        length = builder.sub(high, low)
-        bulk = builder.add(low, builder.and_(length, ir.Constant(_INT64, -4)))
-        with cgutils.for_range_slice(builder, low, bulk, ir.Constant(_INT64, 4), _INT64) as (k, _):
-            for lane, slot in enumerate(sums):
-                add(builder.add(k, ir.Constant(_INT64, lane)), slot)
-        with cgutils.for_range_slice(builder, bulk, high, ir.Constant(_INT64, 1), _INT64) as (k, _):
-            add(k, sums[0])
-        a, b, c, d = (builder.load(slot) for slot in sums)
-        total = builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
+        total = _weighted_sum(context, builder, sig, args, low, high)
         parts = [builder.extract_element(total, ir.Constant(_INT32, lane)) for lane in range(4)]
         return context.make_tuple(builder, sig.return_type, parts)
 
     return types.UniTuple(types.float64, 4)(array, indices, weights, first, last), codegen
+
+
+@intrinsic
+def weighted_rows4_of8(typingctx, array, indices, weights, start, count, atom):
+    """``weighted_rows4`` of eight consecutive atoms: k from start[i] on, count[i] of them, i = atom ... atom + 7. Four F64x8."""
+    if not (_is_table(array) and indices.dtype == types.int32):
+        return None
+
+    def codegen(context, builder, sig, args):
+        atom = context.cast(builder, args[5], sig.args[5], types.int64)
+        rows = []
+        for lane in range(WIDTH):
+            i = builder.add(atom, ir.Constant(_INT64, lane))
+            first = builder.load(_pointer(context, builder, sig.args[3], args[3], i))
+            number = builder.load(_pointer(context, builder, sig.args[4], args[4], i))
+            last = builder.add(first, context.cast(builder, number, sig.args[4].dtype, types.int64))
+            rows.append(_weighted_sum(context, builder, sig, args, first, last))
+        return context.make_tuple(builder, sig.return_type, _columns(builder, rows))
+
+    return types.UniTuple(f64x8, 4)(array, indices, weights, start, count, atom), codegen

@@ -7,6 +7,9 @@ import math
 
 import spinmd.backend  # noqa: F401  (the cache folder, before kernels are defined)
 from numba import njit
+from spinmd.simd import larger, root
+
+TINY = 1.0e-300  # keeps a vanished spin, w = 0, from dividing by zero
 
 
 @njit(cache=True)
@@ -59,24 +62,25 @@ def midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh, spherical):
     otherwise  w₁ − w₀ = −(g/ħ) h m × B with the midpoint m = (w₀ + w₁)/2 of the chord
     where B = (F + α u × F)/(1 + α²). Either is a Cayley rotation, w₁ − w₀ = Ω × (w₀ + w₁), whose solution has
     w₀ + w₁ = 2 [w₀ + Ω × w₀ + Ω (Ω·w₀)]/(1 + Ω²); Ω = (g/ħ) h B |w|/|w₀ + w₁| with |w₀ + w₁| = 2 m·w₀/|w|, or Ω = (g/ħ) h B/2.
-    (wx, wy, wz) = w₀ ≠ 0; m the last midpoint, (fx, fy, fz) = F there in eV/µB; gh = (g/ħ) h.
+    (wx, wy, wz) = w₀, which may be zero; m the last midpoint, (fx, fy, fz) = F there in eV/µB; gh = (g/ħ) h.
     McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014), eq. 3; d'Aquino, Serpico, Miano, J. Comput. Phys. 209, 730 (2005).
     """
     w2 = wx * wx + wy * wy + wz * wz
     bx, by, bz = fx, fy, fz
     if alpha != 0.0:
-        inverse = 1.0 / math.sqrt(mx * mx + my * my + mz * mz)
+        inverse = 1.0 / root(mx * mx + my * my + mz * mz + TINY)
         bx, by, bz = damped_field(mx * inverse, my * inverse, mz * inverse, fx, fy, fz, alpha)
-    a = 0.5 * gh
     if spherical:
-        a = gh * w2 / max(2.0 * (mx * wx + my * wy + mz * wz), 0.1 * w2)
+        a = gh * w2 / larger(2.0 * (mx * wx + my * wy + mz * wz), 0.1 * w2 + TINY)
+    else:
+        a = 0.0 * w2 + 0.5 * gh
     ox, oy, oz = a * bx, a * by, a * bz
     dot = ox * wx + oy * wy + oz * wz
     sx = wx + (oy * wz - oz * wy) + dot * ox
     sy = wy + (oz * wx - ox * wz) + dot * oy
     sz = wz + (ox * wy - oy * wx) + dot * oz
     if spherical:
-        scale = math.sqrt(w2 / (sx * sx + sy * sy + sz * sz))
+        scale = root(w2 / (sx * sx + sy * sy + sz * sz + TINY))
     else:
         scale = 1.0 / (1.0 + ox * ox + oy * oy + oz * oz)
     return sx * scale, sy * scale, sz * scale
@@ -85,7 +89,7 @@ def midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh, spherical):
 @njit(cache=True)
 def mirror(wx, wy, wz, mx, my, mz):
     """w₁ of a midpoint m parallel to w₀ + w₁: w₀ reflected at m; the length of w₀ is kept."""
-    c = 2.0 * (mx * wx + my * wy + mz * wz) / (mx * mx + my * my + mz * mz)
+    c = 2.0 * (mx * wx + my * wy + mz * wz) / (mx * mx + my * my + mz * mz + TINY)
     return c * mx - wx, c * my - wy, c * mz - wz
 
 

@@ -3,10 +3,12 @@
 import pytest
 
 from spinmd import registry
-from spinmd.complaints import InputErrors
+from spinmd.complaints import InputErrors, validate
 from spinmd.deck import Deck, load_deck
 from spinmd.errors import InputError
+from spinmd.parameters import Parameters
 from spinmd.schema import document, markdown, parameter_models
+from spinmd.toml_source import dotted
 
 DECK = """\
 title = "iron"
@@ -174,6 +176,19 @@ def test_all_errors_are_reported_at_once():
     with pytest.raises(InputErrors) as caught:
         load_deck(text)
     assert str(caught.value).count("\n") == 3
+
+
+def test_of_a_choice_of_types_the_one_that_came_further_complains():
+    class Choice(Parameters):
+        moment: float | dict[str, float]
+
+    def errors(value):
+        found = validate(Choice, {"moment": value}, ("spins",), context={}, place=dotted)[1]
+        return [(path, error.message) for path, error in found]
+
+    assert errors({"Fe": "big"}) == [(("spins", "moment", "Fe"), "expected a number, got 'big'")]
+    assert errors([1]) == [(("spins", "moment"), "expected a number or a table, got [1]")]
+    assert errors({"Fe": 1.0}) == []
 
 
 def test_toml_errors_have_line_and_column(tmp_path):
