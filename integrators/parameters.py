@@ -16,16 +16,19 @@ class IntegratorParameters(Parameters):
     spins: Literal["moving", "frozen"] = Field("moving", description="whether spins move")
     spin_solver: Literal["midpoint", "spherical-midpoint", "suzuki-trotter"] = Field(
         "midpoint",
-        description="midpoint: implicit, runs in parallel, conserves the energy of frozen couplings exactly (potentials without frozen "
-        "couplings get spherical-midpoint); spherical-midpoint: implicit, symplectic, any potential; suzuki-trotter: sequential "
-        "sweep, pair Hamiltonians only, serial",
+        description="midpoint: implicit, parallel, conserves the energy of frozen couplings exactly (potentials without "
+        "frozen couplings get spherical-midpoint); spherical-midpoint: implicit, parallel, symplectic, any potential; "
+        "suzuki-trotter: sequential sweep, serial, potentials with frozen couplings only",
     )
     spin_damping: float = Field(0.0, ge=0.0, description="Gilbert's α, no unit; takes energy out of the spins")
     g_factor: float = Field(2.0, gt=0.0, description="g of dS/dt = −(g/ħ) S × F")
     tolerance: float = Field(
         1.0e-9, gt=0.0, le=1.0e-2, description="midpoint solvers: estimated largest relative error of the solution"
     )
-    max_iterations: int = Field(60, ge=1, description="midpoint: more iterations than this are reported as not converged")
+    max_iterations: int = Field(
+        60, ge=1, description="midpoint solvers: more iterations than this are reported as not converged"
+    )
     splitting: str | None = Field(
-        None, description='order of the elementary flows, for example "V S R S V" (the default) or "R V S V R"; a palindrome'
+        None,
+        description='order of the elementary flows, for example "V S R S V" (the default) or "R V S V R"; a palindrome',
     )

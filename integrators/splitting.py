@@ -1,12 +1,13 @@
 """Splitting integrators: a palindrome of elementary flows, written as a string such as "V S R S V".
 
-A letter that comes n times acts for dt/n each time: V S R S V kicks for dt/2, turns the spins for dt/2, drifts for dt, and back. Every
-flow is reversible, so is the palindrome: second order, no drift of the energy (Hairer, Lubich, Wanner, Geometric Numerical
-Integration, 2006, chapters II, V and VI; for spins and lattice Omelyan, Mryglod, Folk, Phys. Rev. Lett. 86, 898 (2001)).
+A letter that comes n times acts for dt/n each time: V S R S V kicks for dt/2, turns the spins for dt/2, drifts for dt,
+and back. Every flow is reversible, so is the palindrome: second order, no drift of the energy (Hairer, Lubich, Wanner,
+Geometric Numerical Integration, 2006, chapters II, V and VI; for spins and lattice Omelyan, Mryglod, Folk, Phys. Rev.
+Lett. 86, 898 (2001)).
 
-V S R S V is the default because its energy drifts least: from random spins at 1 fs 7e-5 meV/atom/ps, where V R S R V and R V S V R,
-with one spin solve instead of two, have +1e-3 and −9e-4 (``benchmarks/energy_drift.py``). The two spin solves that meet between steps share
-one set of couplings.
+V S R S V is the default because its energy drifts least: from random spins at 1 fs 7e-5 meV/atom/ps, where V R S R V
+and R V S V R, with one spin solve instead of two, have +1e-3 and −9e-4 (``benchmarks/energy_drift.py``). The two spin
+solves that meet between steps share one set of couplings.
 """
 
 from spinmd.errors import InputError
@@ -37,7 +38,9 @@ class Splitting:
             if letter not in flows:
                 raise InputError(f"{letter!r} is not one of the flows {', '.join(flows)} that this run has", place)
         if letters != letters[::-1]:
-            raise InputError(f"{sequence!r} reads differently backwards; a palindrome such as \"V R S R V\" is of second order", place)
+            raise InputError(
+                f'{sequence!r} reads differently backwards; a palindrome such as "V R S R V" is of second order', place
+            )
         if not dt > 0.0:
             raise InputError(f"must be positive, got {dt} ps", "integrator.timestep")
         self.sequence = " ".join(letters)
@@ -46,7 +49,8 @@ class Splitting:
         self._counts = {letter: letters.count(letter) for letter in self.flows}
         turns = [letters[:k].count(letter) for k, letter in enumerate(letters)]
         self._steps = [
-            (self.flows[letter], self.dt / self._counts[letter], turn) for letter, turn in zip(letters, turns, strict=True)
+            (self.flows[letter], self.dt / self._counts[letter], turn)
+            for letter, turn in zip(letters, turns, strict=True)
         ]
         self.moves_lattice = "R" in letters
         self.moves_spins = "S" in letters
@@ -119,7 +123,7 @@ def build_integrator(parameters: IntegratorParameters, state: State, model) -> S
             live = model.live_terms()
             if live:
                 raise InputError(
-                    f"the sequential sweep needs frozen couplings, which {model.names[live[0]]} has not; use \"midpoint\"",
+                    f'the sequential sweep needs frozen couplings, which {model.names[live[0]]} has not; use "midpoint"',
                     "integrator.spin_solver",
                 )
             flows["S"] = SuzukiTrotter(**common)

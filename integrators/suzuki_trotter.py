@@ -2,21 +2,22 @@
 
     exp(hL) ≈ Π_{i=1..N} exp(h L_i/2) Π_{i=N..1} exp(h L_i/2),      L_i: spin i turns, all others stand still
 
-Omelyan, Mryglod, Folk, Phys. Rev. Lett. 86, 898 (2001); Ma, Woo, Dudarev, Phys. Rev. B 78, 024434 (2008). Second order, |S| constant.
-With all others standing still, the energy of spin i is −w·b − wᵀ A w + cubic terms. Where only b is there, the spin turns about it
-exactly. Where terms are quadratic in the one spin (anisotropy, biquadratic), turning it about the field of its *old* direction
-would lose energy steadily; here the one-spin equation is solved by the implicit spherical midpoint to rounding, which is symplectic,
-so that the energy does not drift. Gilbert damping is solved the same way. Serial: the order of the sweep is the order of the atoms.
+Omelyan, Mryglod, Folk, Phys. Rev. Lett. 86, 898 (2001); Ma, Woo, Dudarev, Phys. Rev. B 78, 024434 (2008). Second
+order, |S| constant. With all others standing still, the energy of spin i is −w·b − wᵀ A w + cubic terms. Where only b
+is there, the spin turns about it exactly. Where terms are quadratic in the one spin (anisotropy, biquadratic), turning
+it about the field of its *old* direction would lose energy steadily; here the one-spin equation is solved by the
+implicit spherical midpoint to rounding, which is symplectic, so that the energy does not drift. Gilbert damping is
+solved the same way. Serial: the order of the sweep is the order of the atoms.
 """
 
 import numpy as np
+from numba import njit
 
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.simd import weighted_rows4
 from spinmd.spin_laws import cubic_field, midpoint_map, mirror, quadratic_field, rotate
 from spinmd.state import State
 from spinmd.units import HBAR
-from numba import njit
 
 LOCAL_ITERATIONS = 60
 LOCAL_TOLERANCE = 1.0e-30  # squared change of the one-spin midpoint
@@ -151,7 +152,9 @@ class SuzukiTrotter:
         w[:, :3] = np.divide(state.spins, moments[:, None], out=np.zeros((n, 3)), where=magnetic[:, None])
         cubics = [t for t in couplings.others if t.cubic is not None]
         if len(cubics) > 1:
-            return Status(Code.DIVERGED, message="the sequential sweep takes one cubic anisotropy; use the midpoint solver")
+            return Status(
+                Code.DIVERGED, message="the sequential sweep takes one cubic anisotropy; use the midpoint solver"
+            )
         cubic, axes = (cubics[0].cubic, cubics[0].axes) if cubics else (np.zeros((0, 2)), np.eye(3))
         arguments = (
             w, moments, np.zeros((0, 3)) if couplings.constant is None else couplings.constant,

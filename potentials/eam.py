@@ -3,14 +3,15 @@
     E = Σ_i F_a(ρ_i) + ½ Σ_{i≠j} φ_ab(r_ij),   ρ_i = Σ_j f_ab(r_ij)         a, b: elements of i and j
     F_i = Σ_j [F_a'(ρ_i) f_ab'(r) + F_b'(ρ_j) f_ba'(r) + φ_ab'(r)] (r_j − r_i)/r
 
-Daw and Baskes, Phys. Rev. B 29, 6443 (1984); Finnis and Sinclair, Phil. Mag. A 50, 45 (1984). Tables are interpolated by LAMMPS's
-piecewise cubics (PairEAM::interpolate) so that energies agree with it to rounding; forces are derivatives of those cubics.
-eV, Å. Two passes over the full neighbour list, eight neighbours at a time (``spinmd.simd``).
+Daw and Baskes, Phys. Rev. B 29, 6443 (1984); Finnis and Sinclair, Phil. Mag. A 50, 45 (1984). Tables are interpolated
+by LAMMPS's piecewise cubics (PairEAM::interpolate) so that energies agree with it to rounding; forces are derivatives
+of those cubics. eV, Å. Two passes over the full neighbour list, eight neighbours at a time (``spinmd.simd``).
 """
 
 from typing import ClassVar
 
 import numpy as np
+from numba import njit, prange
 from pydantic import Field
 
 from spinmd.backend import BLOCK, aligned_zeros, block_count
@@ -20,8 +21,19 @@ from spinmd.potentials.base import Term
 from spinmd.potentials.eam_files import lammps_spline, read_eam
 from spinmd.potentials.radial import cubic, cubic_slope
 from spinmd.protocols import OK, Need, Status
-from spinmd.simd import gather_int, gather_rows4, hsum, load, offset_by, splat, to_float, truncate, vadd, vsqrt, where_less
-from numba import njit, prange
+from spinmd.simd import (
+    gather_int,
+    gather_rows4,
+    hsum,
+    load,
+    offset_by,
+    splat,
+    to_float,
+    truncate,
+    vadd,
+    vsqrt,
+    where_less,
+)
 
 NOTHING = np.zeros((0, 4))
 
@@ -167,13 +179,18 @@ def _forces(
 class EAM(Term):
     """Embedded-atom potential from a file.
 
-    ``EAM(file="Fe_mm.eam.fs")``; elements of the structure are found in the file by their symbols. Several funcfl files (one element
-    each) are combined by ``files=[...]``. Raises InputError for a file that cannot be read or lacks an element.
+    ``EAM(file="Fe_mm.eam.fs")``; elements of the structure are found in the file by their symbols. Several funcfl
+    files (one element each) are combined by ``files=[...]``. Raises InputError for a file that cannot be read or lacks
+    an element.
     """
 
     class Parameters(Parameters):
-        file: InputFile | None = Field(None, description="EAM file: setfl (.eam.alloy), Finnis-Sinclair (.eam.fs) or funcfl (.eam)")
-        files: tuple[InputFile, ...] | None = Field(None, description="several funcfl files, one element each, instead of file")
+        file: InputFile | None = Field(
+            None, description="EAM file: setfl (.eam.alloy), Finnis-Sinclair (.eam.fs) or funcfl (.eam)"
+        )
+        files: tuple[InputFile, ...] | None = Field(
+            None, description="several funcfl files, one element each, instead of file"
+        )
         format: str | None = Field(None, description="setfl, fs or funcfl; default: by name and content")
 
     provides: ClassVar[Need] = Need.ENERGY | Need.FORCE | Need.VIRIAL
@@ -243,7 +260,8 @@ class EAM(Term):
 
 
 def _radial_rows(values: np.ndarray, spacing: float) -> np.ndarray:
-    """(n + 1, 4) rows: LAMMPS's cubics, constant beyond the last point (where LAMMPS clamps t to 1), zero in the last row."""
+    """(n + 1, 4) rows: LAMMPS's cubics, constant beyond the last point (where LAMMPS clamps t to 1), zero in the last
+    row."""
     n = len(values)
     rows = np.zeros((n + 1, 4))
     rows[:n] = lammps_spline(values, spacing)

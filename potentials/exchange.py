@@ -3,14 +3,16 @@
     E = −½ Σ_{i≠j} J(r_ij) (e_i·e_j − c),   e_i = S_i/m_i,   c = 1 with ``offset``, else 0
     F_i = −∂E/∂R_i = −Σ_j J'(r) (e_i·e_j − c) (r_j − r_i)/r,      −∂E/∂S_i = (1/m_i) Σ_j J(r) e_j
 
-Each pair counts once, J > 0 is ferromagnetic, moments are not in J; eV, Å, µB. J(r) is tabulated (``potentials.radial``): the table
-is the function. Bethe-Slater form: Tranchida et al., J. Comput. Phys. 372, 406 (2018), eq. 6; polynomial: Ma, Woo, Dudarev, Phys. Rev. B
-78, 024434 (2008), eq. 10. Eight neighbours at a time (``spinmd.simd``).
+Each pair counts once, J > 0 is ferromagnetic, moments are not in J; eV, Å, µB. J(r) is tabulated
+(``potentials.radial``): the table is the function. Bethe-Slater form: Tranchida et al., J. Comput. Phys. 372, 406
+(2018), eq. 6; polynomial: Ma, Woo, Dudarev, Phys. Rev. B 78, 024434 (2008), eq. 10. Eight neighbours at a time
+(``spinmd.simd``).
 """
 
 from typing import ClassVar
 
 import numpy as np
+from numba import njit, prange
 
 from spinmd.backend import BLOCK, aligned_zeros, block_count
 from spinmd.potentials.base import Term
@@ -18,12 +20,12 @@ from spinmd.potentials.lattice_couplings import LatticeCouplings
 from spinmd.potentials.radial import RadialParameters, cubic, cubic_slope, cutoff_of, tabulate
 from spinmd.protocols import OK, Need, SpinTerm, Status
 from spinmd.simd import gather_int, gather_rows4, hsum, load, splat, store, to_float, truncate, vadd, vsqrt, where_less
-from numba import njit, prange
 
 
 @njit(cache=True, parallel=True)
 def _pack(natoms, spins, inverse_moments, offset, w, block):
-    """Rows (e_x, e_y, e_z, q): q = 1 for a magnetic atom if the energy has an offset, so that e_i·e_j − q_i q_j is the pair factor."""
+    """Rows (e_x, e_y, e_z, q): q = 1 for a magnetic atom if the energy has an offset, so that e_i·e_j − q_i q_j is
+    the pair factor."""
     for b in prange((natoms + block - 1) // block):
         for i in range(b * block, min((b + 1) * block, natoms)):
             s = inverse_moments[i]
@@ -149,21 +151,30 @@ class Exchange(Term):
         self._rows = aligned_zeros((2 * length, 4))
         self._rows[:length] = self._single_rows
         self._offsets = np.where(self.mask, 0, length).astype(np.int32).ravel()
-        self._tables = (self._rows, self._offsets, n if not self.mask.all() else 1, self.cutoff, self._inverse_spacing, float(length - 1))
+        self._tables = (
+            self._rows,
+            self._offsets,
+            n if not self.mask.all() else 1,
+            self.cutoff,
+            self._inverse_spacing,
+            float(length - 1),
+        )
         self._w = aligned_zeros((state.natoms, 4))
         self._sums = np.zeros((block_count(state.natoms), 7))
         self._coupling, self._pull = np.zeros(0), np.zeros(0)
         self._version = None
 
     def _refresh(self, state, pairs) -> None:
-        """J and −J'/r of the list at the present positions: the one place where the table is read, for forces and for ``freeze``."""
+        """J and −J'/r of the list at the present positions: the one place where the table is read, for forces and for
+        ``freeze``."""
         if self._version == pairs.version:
             return
         size = int(pairs.start[-1])
         if len(self._coupling) < size:
             self._coupling, self._pull = np.zeros(size + size // 20), np.zeros(size + size // 20)
         _tabulate_pairs(
-            state.natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, *self._tables, self._coupling, self._pull, BLOCK
+            state.natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, *self._tables, self._coupling,
+            self._pull, BLOCK
         )  # fmt: skip
         self._version = pairs.version
 

@@ -1,7 +1,8 @@
 """Where kernels run: numba's cache, the number of threads, and the fixed blocks over which all sums are taken.
 
-Every module that defines kernels imports this one first. Kernels loop over blocks of ``BLOCK`` atoms with ``prange``; sums over atoms
-are taken within a block first and then over the blocks in order, so that results do not depend on the number of threads.
+Every module that defines kernels imports this one first. Kernels loop over blocks of ``BLOCK`` atoms with ``prange``;
+sums over atoms are taken within a block first and then over the blocks in order, so that results do not depend on the
+number of threads.
 """
 
 from dataclasses import dataclass

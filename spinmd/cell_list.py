@@ -1,15 +1,15 @@
 """Kernels of the neighbour lists: wrapping, ghosts, binning, the search, and the filter for shorter cutoffs.
 
-The search walks rows of bins along x: a row is one contiguous run of the binned positions, so that distances are compared without
-indirection. Padding: every atom's segment is filled up to a multiple of 8 with the dummy index.
+The search walks rows of bins along x: a row is one contiguous run of the binned positions, so that distances are
+compared without indirection. Padding: every atom's segment is filled up to a multiple of 8 with the dummy index.
 """
 
 import math
 
 import numpy as np
+from numba import njit, prange
 
 import spinmd.backend  # noqa: F401  (the cache folder, before kernels are defined)
-from numba import njit, prange
 from spinmd.simd import bit_count, gather_rows4, load, mask_less
 
 PAD = 8
@@ -107,7 +107,8 @@ def _bin(x, low, inverse_size, n):
 
 @njit(cache=True)
 def bin_positions(packed, n_ext, low, inverse_size, shape):
-    """Counting sort by bin, x fastest. Returns bin starts, the entries in bin order (n_ext + 8), and their coordinates (3, n_ext + 8)."""
+    """Counting sort by bin, x fastest. Returns bin starts, the entries in bin order (n_ext + 8), and their
+    coordinates (3, n_ext + 8)."""
     nx, ny, nz = shape[0], shape[1], shape[2]
     starts = np.zeros(nx * ny * nz + 1, dtype=np.int64)
     index = np.empty(n_ext, dtype=np.int64)
@@ -147,7 +148,8 @@ def _padded(n):
 def _append(found, n, entries, first, mask):
     """Append ``entries[first + lane]`` of the lanes in ``mask`` to ``found`` after its first n; the new n.
 
-    Without branches: every lane is written, and kept by going on to the next place. ``found`` needs eight places to spare.
+    Without branches: every lane is written, and kept by going on to the next place. ``found`` needs eight places to
+    spare.
     """
     for lane in range(8):
         found[n] = entries[first + lane]

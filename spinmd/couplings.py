@@ -7,12 +7,12 @@ case, is read inside the solver's own loop; further terms are added to an ``exte
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit, prange
 
 from spinmd.backend import BLOCK
 from spinmd.protocols import SpinTerm
 from spinmd.simd import weighted_rows4
 from spinmd.spin_laws import cubic_field, quadratic_field
-from numba import njit, prange
 
 _NO_VALUES = np.zeros(0)
 _NO_INDEX = np.zeros(0, dtype=np.int32)

@@ -1,7 +1,7 @@
 """Model: the terms of the energy, their neighbour lists, and the evaluation that movers and reporters ask for.
 
-Nothing is computed twice at one configuration: results are kept until positions or spins move, separately for terms that know
-spins and for those that do not.
+Nothing is computed twice at one configuration: results are kept until positions or spins move, separately for terms
+that know spins and for those that do not.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,9 @@ class _Group:
 class Model:
     """All terms of the energy of one state.
 
-    state    the State that is evaluated; its atoms may be re-ordered in space here (``state.ids`` keeps the original order)
-    terms    potentials, in the order of the deck
-    skin     Å, by which neighbour lists reach further than cutoffs
-    threads  None: all cores
+    state    the State that is evaluated; its atoms may be re-ordered in space here (``state.ids`` keeps the original
+    order) terms    potentials, in the order of the deck skin     Å, by which neighbour lists reach further than
+    cutoffs threads  None: all cores
 
     Raises InputError for terms that do not fit the state.
     """
@@ -69,9 +68,7 @@ class Model:
         for term in self.terms:  # margins and cutoffs may depend on files and elements that prepare() reads
             term.prepare(state, self.backend)
         self._radius = [t.cutoff + t.margin(state) if t.cutoff > 0.0 else 0.0 for t in self.terms]
-        self.lists = NeighbourLists(
-            state, [r for r in self._radius if r > 0.0], DEFAULT_SKIN if skin is None else skin
-        )
+        self.lists = NeighbourLists(state, [r for r in self._radius if r > 0.0], DEFAULT_SKIN if skin is None else skin)
 
     # ------------------------------------------------------------------ what has moved
 
@@ -123,15 +120,17 @@ class Model:
         bad = ~(np.abs(self.state.positions) < limit).all(axis=1)
         if bad.any():
             atom = int(self.state.ids[np.argmax(bad)])
-            raise DivergedError(f"atom {atom} is lost: its position is not a number or far away; try a shorter timestep")
+            raise DivergedError(
+                f"atom {atom} is lost: its position is not a number or far away; try a shorter timestep"
+            )
 
     # ------------------------------------------------------------------ evaluation
 
     def evaluate(self, need: Need = Need.ALL) -> Evaluation:
         """Energy by term and whatever else ``need`` asks for, at the present positions and spins.
 
-        The arrays of the Evaluation are buffers of the model, valid until the next call; only what ``need`` names is valid.
-        Raises DivergedError if a term fails.
+        The arrays of the Evaluation are buffers of the model, valid until the next call; only what ``need`` names is
+        valid. Raises DivergedError if a term fails.
         """
         self._update_lists()
         for group in self._groups:
@@ -210,7 +209,8 @@ class Model:
     def spin_temperature(self) -> float:
         """Configurational temperature of the spins, K; nan where it is not defined (no torque-bearing energy).
 
-        Nurdin and Schotte, Phys. Rev. E 61, 3579 (2000); with on-site terms Ma, Dudarev, Semenov, Woo, Phys. Rev. E 82, 031111 (2010).
+        Nurdin and Schotte, Phys. Rev. E 61, 3579 (2000); with on-site terms Ma, Dudarev, Semenov, Woo, Phys. Rev. E
+        82, 031111 (2010).
         """
         if not self.magnetic_terms.any():
             return float("nan")

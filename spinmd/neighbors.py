@@ -158,7 +158,8 @@ class NeighbourLists:
         n_ext = state.natoms + int(counts[-1])
         if n_ext >= 2**31 - 64:
             raise InputError(
-                f"a cutoff of {self.radii[0]:g} Å needs {n_ext - state.natoms} periodic images; choose a larger cell", "structure"
+                f"a cutoff of {self.radii[0]:g} Å needs {n_ext - state.natoms} periodic images; choose a larger cell",
+                "structure",
             )
         self._reserve(n_ext + 1)
         self._n_ext = n_ext
@@ -201,7 +202,20 @@ class NeighbourLists:
         np.cumsum(start, out=start)
         neighbours = self._list_buffer(self.radii[0], int(start[-1]))
         fill_pairs(
-            natoms, packed, reach, low, 1.0 / size, shape, bin_start, order, ordered, start, neighbours, dummy, longest, BLOCK
+            natoms,
+            packed,
+            reach,
+            low,
+            1.0 / size,
+            shape,
+            bin_start,
+            order,
+            ordered,
+            start,
+            neighbours,
+            dummy,
+            longest,
+            BLOCK,
         )
         self._publish(self.radii[0], natoms, start, neighbours, dummy)
         for radius in self.radii[1:]:
@@ -212,7 +226,16 @@ class NeighbourLists:
             np.cumsum(start, out=start)
             neighbours = self._list_buffer(radius, int(start[-1]))
             filter_fill(
-                natoms, packed, radius + self.skin, wide.start, wide.neighbours, start, neighbours, dummy, longest, BLOCK
+                natoms,
+                packed,
+                radius + self.skin,
+                wide.start,
+                wide.neighbours,
+                start,
+                neighbours,
+                dummy,
+                longest,
+                BLOCK,
             )
             self._publish(radius, natoms, start, neighbours, dummy)
 

@@ -63,6 +63,8 @@ def _input_file(value: Any, info: ValidationInfo) -> Path:
     return path
 
 
-InputFile = Annotated[Path, BeforeValidator(_input_file), Field(json_schema_extra={"unit": "file, relative to the deck"})]
+InputFile = Annotated[
+    Path, BeforeValidator(_input_file), Field(json_schema_extra={"unit": "file, relative to the deck"})
+]
 OutputFile = Annotated[Path, BeforeValidator(_path), Field(json_schema_extra={"unit": "file, relative to the deck"})]
 Vector = tuple[float, float, float]

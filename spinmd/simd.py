@@ -427,7 +427,9 @@ def _weighted_sum(context, builder, sig, args, first, last):
 
     def add(k, slot):
         weight = builder.load(_pointer(context, builder, sig.args[2], args[2], k))
-        weight = _shuffle(builder, builder.insert_element(undefined, weight, ir.Constant(_INT32, 0)), undefined, [0] * 4)
+        weight = _shuffle(
+            builder, builder.insert_element(undefined, weight, ir.Constant(_INT32, 0)), undefined, [0] * 4
+        )
         index = builder.sext(builder.load(_pointer(context, builder, sig.args[1], args[1], k)), _INT64)
         pointer = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index, 4), _QUAD.as_pointer())
         product = builder.fmul(builder.load(pointer, align=8), weight, flags=("contract",))

@@ -5,8 +5,9 @@ All work on e = S/m; H = −∂E/∂e in eV. Written once; CPU loops and device 
 
 import math
 
-import spinmd.backend  # noqa: F401  (the cache folder, before kernels are defined)
 from numba import njit
+
+import spinmd.backend  # noqa: F401  (the cache folder, before kernels are defined)
 from spinmd.simd import larger, root
 
 TINY = 1.0e-300  # keeps a vanished spin, w = 0, from dividing by zero

@@ -36,7 +36,9 @@ def on_site_curvature(w: np.ndarray, couplings: SpinHamiltonian) -> float:
     for term in couplings.others:
         if term.biquadratic is not None:  # A = −2 Σ_j K_ij w_j w_jᵀ
             atom = np.repeat(np.arange(len(w)), term.count)
-            entries = np.concatenate([np.arange(s, s + c) for s, c in zip(term.start[: len(w)], term.count, strict=True)])
+            entries = np.concatenate(
+                [np.arange(s, s + c) for s, c in zip(term.start[: len(w)], term.count, strict=True)]
+            )
             other = w[term.neighbours[entries]]
             strength = term.biquadratic[entries]
             dot = np.einsum("ka,ka->k", w[atom], other)

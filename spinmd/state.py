@@ -85,7 +85,9 @@ class State:
                 raise InputError(f"has shape {result.shape}, expected {shape}", name)
             if not np.isfinite(result).all():
                 bad = np.argwhere(~np.isfinite(result))[0]
-                raise InputError(f"holds a value that is not finite (first at index {tuple(int(i) for i in bad)})", name)
+                raise InputError(
+                    f"holds a value that is not finite (first at index {tuple(int(i) for i in bad)})", name
+                )
             return result
 
         positions = array(positions, (natoms, 3), "positions")
@@ -97,7 +99,9 @@ class State:
         masses = array(masses, (natoms,), "masses")
         if (masses <= 0.0).any():
             bad = int(np.argmax(masses <= 0.0))
-            raise InputError(f"atom {bad} ({elements[bad]}) has mass {masses[bad]:g} amu; masses must be positive", "masses")
+            raise InputError(
+                f"atom {bad} ({elements[bad]}) has mass {masses[bad]:g} amu; masses must be positive", "masses"
+            )
         spins = array(spins, (natoms, 3), "spins")
         moments = np.linalg.norm(spins, axis=1) if moments is None else array(moments, (natoms,), "moments")
         if (moments < 0.0).any():

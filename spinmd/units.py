@@ -65,11 +65,11 @@ def convert(value, dimension: str, place: str = "") -> float:
     table = UNITS[dimension]
     internal = next(iter(table))
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise InputError(f"expected a number in {internal} or a string such as \"1 {internal}\", got {value!r}", place)
+        raise InputError(f'expected a number in {internal} or a string such as "1 {internal}", got {value!r}', place)
     if isinstance(value, str):
         match = _QUANTITY.match(value)
         if match is None:
-            raise InputError(f"cannot read {value!r} as a {dimension}; write for example \"1 {internal}\"", place)
+            raise InputError(f'cannot read {value!r} as a {dimension}; write for example "1 {internal}"', place)
         number, unit = float(match.group(1)), match.group(2)
         if unit is None:
             unit = internal

@@ -1,6 +1,6 @@
 """A first run from Python: build from a deck, run, plot energies, temperatures and magnetisation against time.
 
-    python docs/examples/first_run.py                # about ten seconds; writes first_run.png into the present folder
+    python docs/examples/first_run.py                # a few seconds; writes first_run.png into the present folder
     python docs/examples/first_run.py --steps 50 --cells 4 --figure short.png
 
 The system is that of inputs/quickstart.toml, bcc iron whose lattice starts at 300 K and whose spins start on a cone, in a
@@ -92,7 +92,9 @@ def main() -> None:
     simulation = simulate(arguments.steps, arguments.cells)
     plot(simulation, arguments.figure)
     drift, error = simulation.summary["drift_mev_per_atom_per_ps"], simulation.summary["drift_error"]
-    print(f"drift of the conserved energy: {drift:.1e} ± {error:.1e} meV/atom/ps over {simulation.state.clock.time:.2g} ps")
+    print(
+        f"drift of the conserved energy: {drift:.1e} ± {error:.1e} meV/atom/ps over {simulation.state.clock.time:.2g} ps"
+    )
     print(f"figure: {arguments.figure}")
 
 

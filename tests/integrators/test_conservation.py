@@ -118,7 +118,9 @@ def test_any_number_of_threads_gives_the_same_bits():
     results = []
     for threads in (1, 2):
         state = bcc(8, seed=8)  # 1024 atoms: four blocks
-        trajectory(state, [morse(), *every_spin_term()], "V S R S V", 1e-3, 10, Midpoint(tolerance=1e-8), threads=threads)
+        trajectory(
+            state, [morse(), *every_spin_term()], "V S R S V", 1e-3, 10, Midpoint(tolerance=1e-8), threads=threads
+        )
         results.append(state)
     for array in ("positions", "velocities", "spins"):
         np.testing.assert_array_equal(getattr(results[0], array), getattr(results[1], array))
@@ -233,4 +235,6 @@ def test_spherical_midpoint_is_symplectic():
         return abs(after - before) / abs(before)
 
     assert max(defect(lambda: Midpoint(tolerance=1e-14, spherical=True)) for _ in range(3)) < 1e-8
-    assert max(defect(lambda: Midpoint(tolerance=1e-14)) for _ in range(3)) > 1e-6  # the check sees a method that is not
+    assert (
+        max(defect(lambda: Midpoint(tolerance=1e-14)) for _ in range(3)) > 1e-6
+    )  # the check sees a method that is not

@@ -335,7 +335,7 @@ def test_no_long_files():
 
 
 def test_no_path_of_a_machine():
-    machine = re.compile(br"(?<![\w.])/(?:work|tmp/w|root|home/\w+)/")
+    machine = re.compile(rb"(?<![\w.])/(?:work|tmp/w|root|home/\w+)/")
     folder = b"work/main"
     assert machine.search(b"see /" + folder)
     assert not machine.search(b"https://example.org/" + folder)

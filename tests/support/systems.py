@@ -27,7 +27,9 @@ def bcc(cells=3, temperature=300.0, seed=1, aligned=None):
     if aligned is not None:
         spins = np.array([0.0, 0.0, 1.0]) + aligned * spins
     spins *= MOMENT / np.linalg.norm(spins, axis=1)[:, None]
-    return State.create(np.eye(3) * cells * LATTICE, positions, ["Fe"] * n, np.full(n, MASS), velocities=velocities, spins=spins)
+    return State.create(
+        np.eye(3) * cells * LATTICE, positions, ["Fe"] * n, np.full(n, MASS), velocities=velocities, spins=spins
+    )
 
 
 def morse():
