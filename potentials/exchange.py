@@ -171,7 +171,7 @@ class Exchange(Term):
             return
         size = int(pairs.start[-1])
         if len(self._coupling) < size:
-            self._coupling, self._pull = np.zeros(size + size // 20), np.zeros(size + size // 20)
+            self._coupling, self._pull = aligned_zeros(size + size // 20), aligned_zeros(size + size // 20)
         _tabulate_pairs(
             state.natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, *self._tables, self._coupling,
             self._pull, BLOCK
