@@ -2,7 +2,8 @@
 
     python lammps_case.py '{"cells": 16, "cutoff": 3.4, "steps": 100, "potential": "Fe_mm.eam.fs"}'
 
-cutoff 0 runs EAM alone; spins is a LAMMPS command or "cone ANGLE" (degrees about z, random azimuth). Needs the packages lammps and mpich, and LD_LIBRARY_PATH at the environment's lib folder.
+cutoff 0 runs EAM alone; spins is a LAMMPS command or "cone ANGLE" (degrees about z, random azimuth).
+Needs the packages lammps and mpich, and LD_LIBRARY_PATH at the environment's lib folder.
 """
 
 import json

@@ -23,7 +23,7 @@ def main() -> None:
     print("compiling", file=sys.stderr)
     spinmd_case([12] * 3, 3.4, 5)
     results = {"sizes": [], "threads": [], "start": {}}
-    sizes = [(16, 300), (32, 100), (50, 40), (options.largest, 25)]
+    sizes = [(16, 300), (32, 100), (50, 60), (options.largest, 50)]
     times = {cells: [] for cells, _ in sizes}
     memory = {}
     for _ in range(options.repeat):  # sizes in turn, so that a change of the machine's speed meets all of them

@@ -23,7 +23,10 @@ class IntegratorParameters(Parameters):
     spin_damping: float = Field(0.0, ge=0.0, description="Gilbert's α, no unit; takes energy out of the spins")
     g_factor: float = Field(2.0, gt=0.0, description="g of dS/dt = −(g/ħ) S × F")
     tolerance: float = Field(
-        1.0e-9, gt=0.0, le=1.0e-2, description="midpoint solvers: estimated largest relative error of the solution"
+        3.0e-10,
+        gt=0.0,
+        le=1.0e-2,
+        description="midpoint solvers: estimated root mean square error of the solution, relative to |S|",
     )
     max_iterations: int = Field(
         60, ge=1, description="midpoint solvers: more iterations than this are reported as not converged"

@@ -65,8 +65,8 @@ def _tabulate_pairs(
 
 @njit(cache=True)
 def _evaluate_block(
-    first, last, packed, start, neighbours, atoms, w, inverse_moments, coupling, pull, want_force, want_field, want_virial,
-    forces, fields, sums,
+    first, last, packed, start, neighbours, atoms, w, inverse_moments, coupling, pull, want_energy,
+    want_force, want_field, want_virial, forces, fields, sums,
 ):  # fmt: skip
     """Forces and fields of atoms first..last; sums[0] = energy, sums[1:7] = virial (xx yy zz xy xz yz)."""
     energy = 0.0
@@ -81,9 +81,9 @@ def _evaluate_block(
         vxx, vyy, vzz, vxy, vxz, vyz = splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         for k in range(start[i], start[i + 1], 8):
             sx, sy, sz, sq = gather_rows4(w, load(atoms, k))
-            strength = load(coupling, k)
             factor = ex * sx + ey * sy + ez * sz - q * sq
-            total = total + strength * factor
+            if want_energy:
+                total = total + load(coupling, k) * factor
             if want_force:
                 x, y, z, _ = gather_rows4(packed, load(neighbours, k))
                 dx, dy, dz = x - xi, y - yi, z - zi
@@ -94,6 +94,7 @@ def _evaluate_block(
                     vxx, vyy, vzz = vxx + px * dx, vyy + py * dy, vzz + pz * dz
                     vxy, vxz, vyz = vxy + px * dy, vxz + px * dz, vyz + py * dz
             if want_field:
+                strength = load(coupling, k)
                 hx, hy, hz = hx + strength * sx, hy + strength * sy, hz + strength * sz
         energy += hsum(total)
         if want_force:
@@ -114,13 +115,13 @@ def _evaluate_block(
 
 @njit(cache=True, parallel=True)
 def _evaluate(
-    natoms, packed, start, neighbours, atoms, w, inverse_moments, coupling, pull, want_force, want_field, want_virial, forces,
-    fields, block_sums, block,
+    natoms, packed, start, neighbours, atoms, w, inverse_moments, coupling, pull, want_energy,
+    want_force, want_field, want_virial, forces, fields, block_sums, block,
 ):  # fmt: skip
     for b in prange(block_sums.shape[0]):
         _evaluate_block(
             b * block, min((b + 1) * block, natoms), packed, start, neighbours, atoms, w, inverse_moments, coupling, pull,
-            want_force, want_field, want_virial, forces, fields, block_sums[b],
+            want_energy, want_force, want_field, want_virial, forces, fields, block_sums[b],
         )  # fmt: skip
 
 
@@ -187,7 +188,8 @@ class Exchange(Term):
         forces = out.forces if Need.FORCE in need else self.directions
         _evaluate(
             state.natoms, pairs.packed, pairs.start, pairs.neighbours, pairs.atoms, self._w, self.inverse_moments,
-            self._coupling, self._pull, want_force, Need.FIELD in need, Need.VIRIAL in need, forces, out.fields, self._sums, BLOCK,
+            self._coupling, self._pull, Need.ENERGY in need, want_force, Need.FIELD in need, Need.VIRIAL in need,
+            forces, out.fields, self._sums, BLOCK,
         )  # fmt: skip
         sums = self._sums.sum(axis=0)
         out.energy[0] += sums[0]

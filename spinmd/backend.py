@@ -28,8 +28,7 @@ def block_count(natoms: int) -> int:
 def aligned_zeros(shape, alignment: int = 64) -> np.ndarray:
     """Zeros (float64) that start at a cache line, so that rows of 4 or 8 numbers never straddle two lines."""
     count = int(np.prod(shape))
-    raw = np.empty(count + alignment // 8)  # unlike np.zeros, numpy asks for huge pages here
-    raw.fill(0.0)
+    raw = np.zeros(count + alignment // 8)
     skip = (-raw.ctypes.data % alignment) // 8
     return raw[skip : skip + count].reshape(shape)
 

@@ -54,7 +54,6 @@ class Model:
         lattice = [k for k, term in enumerate(self.terms) if not term.magnetic]
         magnetic = [k for k, term in enumerate(self.terms) if term.magnetic]
         self._groups = [_Group(g, natoms) for g in (lattice, magnetic) if g]
-        self._total_forces = np.zeros((natoms, 3))
         self._nothing = np.zeros((natoms, 3))
         self._position_version = 0
         self._spin_version = 0
@@ -135,16 +134,9 @@ class Model:
         self._update_lists()
         for group in self._groups:
             self._evaluate_group(group, need)
-        if len(self._groups) == 1:
-            only = self._groups[0]
-            forces, fields, virial = only.forces, only.fields, only.virial
-        elif not self._groups:
-            forces, fields, virial = self._nothing, self._nothing, np.zeros((3, 3))
-        else:
-            lattice, magnetic = self._groups
-            forces, fields, virial = self._total_forces, magnetic.fields, lattice.virial + magnetic.virial
-            if Need.FORCE in need:
-                np.add(lattice.forces, magnetic.forces, out=forces)
+        last = self._groups[-1] if self._groups else None
+        forces, fields = (last.forces, last.fields) if last else (self._nothing, self._nothing)
+        virial = sum((group.virial for group in self._groups), np.zeros((3, 3)))
         return Evaluation(self.names, self._energies, forces, fields, virial)
 
     def _evaluate_group(self, group: _Group, need: Need) -> None:
@@ -154,8 +146,12 @@ class Model:
             need = need | group.have if (need & ~group.have) else Need.NONE
         if not need and group.version == version:
             return
-        if Need.FORCE in need:
-            group.forces[:] = 0.0
+        if Need.FORCE in need:  # magnetic terms add to the forces of the others: the last group holds the total
+            before = self._groups[0]
+            if before is not group:
+                np.copyto(group.forces, before.forces)
+            else:
+                group.forces[:] = 0.0
         if Need.FIELD in need:
             group.fields[:] = 0.0
         if Need.VIRIAL in need:

@@ -5,13 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from spinmd.errors import DivergedError
-from spinmd.protocols import Aux, Code, Frame, Reporter
+from spinmd.protocols import Aux, Code, Frame, Need, Reporter
 from spinmd.state import State
 
 
 @dataclass
 class RunResult:
-    """What a run came to: ``seconds_loop`` s in the loop, reports included; ``reason`` "end", "stage" or "signal"."""
+    """What a run came to.
+
+    seconds_loop  s from the first step to the last, reports on the way included;  reason  "end", "stage" or "signal"
+    """
 
     seconds_loop: float
     steps: int
@@ -30,8 +33,9 @@ def run(
     Raises DivergedError (reporters see reason "diverged" first) when a number is not finite any more.
     """
     model.attach(aux)
+    model.evaluate(Need.FORCE)  # the first lists and forces, before the clock starts
+    _report(reporters, state, model, integrator, aux, "step", stage)
     begin = time.perf_counter()
-    _report(reporters, state, model, integrator, aux, "step", stage, lambda r: True)
     done, not_converged, reason = 0, 0, "end" if last else "stage"
     try:
         while done < steps:
@@ -47,18 +51,18 @@ def run(
             if done < steps:
                 due = [r for r in reporters if r.every > 0 and state.clock.step % r.every == 0]
                 if due:
-                    _report(due, state, model, integrator, aux, "step", stage, lambda r: True)
-        _report(reporters, state, model, integrator, aux, reason, stage, lambda r: True)
+                    _report(due, state, model, integrator, aux, "step", stage)
+        seconds = time.perf_counter() - begin
+        _report(reporters, state, model, integrator, aux, reason, stage)
     except DivergedError:
         frame = Frame(state, aux, model, integrator, "diverged", stage)
         for reporter in reporters:
             reporter.report(frame)
         raise
-    return RunResult(time.perf_counter() - begin, done, reason, not_converged)
+    return RunResult(seconds, done, reason, not_converged)
 
 
-def _report(reporters, state, model, integrator, aux, reason, stage, due) -> None:
+def _report(reporters, state, model, integrator, aux, reason, stage) -> None:
     frame = Frame(state, aux, model, integrator, reason, stage)
     for reporter in reporters:
-        if due(reporter):
-            reporter.report(frame)
+        reporter.report(frame)
