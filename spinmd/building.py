@@ -48,7 +48,7 @@ def build(
     if not isinstance(deck, Deck):
         deck = load_deck(deck, overrides)
     elif overrides:
-        deck = load_deck(deck.tables, overrides)
+        deck = load_deck(deck.tables, overrides, folder=deck.folder)
     check_device(device)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"expected a whole number of threads, at least 1, got {threads!r}", "--threads")

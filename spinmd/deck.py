@@ -145,13 +145,16 @@ TABLES: dict[str, Any] = {
 }
 
 
-def load_deck(source: str | Path | Mapping, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Deck:
+def load_deck(
+    source: str | Path | Mapping, overrides: Iterable[str] | Mapping[str, Any] = (), *, folder: Path | None = None
+) -> Deck:
     """A deck from a file, from TOML text or from nested dictionaries, with single values overridden.
 
+    folder: where relative paths of text and dictionaries start; default: the present folder. Those of a file start beside it.
     overrides: ``["integrator.temperature=300", "potential.1.parameters.cutoff=5.74"]`` or ``{"run.steps": 100}``.
     Raises InputError (``InputErrors`` for several) with the place of everything that is wrong.
     """
-    text = TomlSource.read(source)
+    text = TomlSource.read(source, folder)
     text.override(overrides)
     return _Reader(text).deck()
 

@@ -200,7 +200,7 @@ class Simulation:
                 # a script that forgets to close still leaves one plain file; the callback must not hold the simulation
                 self._finalizer = weakref.finalize(self, writer.close)
             self._table = ThermoReporter(THERMO_INTERVAL, writer=writer)
-        interval = THERMO_INTERVAL if self._output is None else self._output.thermo
+        interval = THERMO_INTERVAL if self.deck.output is None else self.deck.output.thermo
         self._table.screen_every = screen_interval(steps, interval) if progress else 0
 
     def _where(self, frame) -> dict[str, Any]:

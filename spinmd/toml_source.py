@@ -37,15 +37,16 @@ class TomlSource:
         self._lines: dict[Place, int] | None = None
 
     @classmethod
-    def read(cls, source: str | Path | Mapping) -> "TomlSource":
+    def read(cls, source: str | Path | Mapping, folder: Path | None = None) -> "TomlSource":
         """From a file, from TOML text (anything with a line break or an ``=``) or from nested dictionaries.
 
+        ``folder``: where relative paths of text and dictionaries start; default: the present one.
         Raises InputError for a missing or unreadable file and, with line and column, for a TOML error.
         """
         if isinstance(source, Mapping):
-            return cls("", "deck", Path.cwd(), tables=_plain(source))
+            return cls("", "deck", folder or Path.cwd(), tables=_plain(source))
         if isinstance(source, str) and ("\n" in source or "=" in source and not Path(source).exists()):
-            return cls(source, "deck", Path.cwd())
+            return cls(source, "deck", folder or Path.cwd())
         path = Path(source).expanduser().absolute()
         try:
             text = path.read_text(encoding="utf-8")
