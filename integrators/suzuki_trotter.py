@@ -13,6 +13,7 @@ solved the same way. Serial: the order of the sweep is the order of the atoms.
 import numpy as np
 from numba import njit
 
+from spinmd.couplings import entries_of
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.simd import weighted_rows4
 from spinmd.spin_laws import cubic_field, midpoint_map, mirror, quadratic_field, rotate
@@ -116,8 +117,8 @@ def _joined(natoms: int, terms: list, name: str):
     values = np.zeros((start[-1], *shape[1:]))
     cursor = start[:-1].copy()
     for term in having:
-        source = np.concatenate([np.arange(s, s + c) for s, c in zip(term.start[:natoms], term.count, strict=True)])
-        target = np.concatenate([np.arange(s, s + c) for s, c in zip(cursor, term.count, strict=True)])
+        source = entries_of(term.start[:natoms], term.count)
+        target = entries_of(cursor, term.count)
         atoms[target] = term.neighbours[source]
         values[target] = getattr(term, name)[source]
         cursor += term.count

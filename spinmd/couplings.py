@@ -89,6 +89,12 @@ def add_quadratic_field(natoms, w, quadratic, field, block):
             field[i, 2] += hz
 
 
+def entries_of(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Indices of all entries of a CSR with gaps, atom after atom: start[0], ..., start[0] + count[0] − 1, start[1], ..."""
+    ends = np.cumsum(count)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - ends + count, count)
+
+
 @dataclass
 class SpinHamiltonian:
     """Couplings of all terms that freeze, at the present positions.

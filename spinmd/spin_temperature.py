@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spinmd.couplings import SpinHamiltonian
+from spinmd.couplings import SpinHamiltonian, entries_of
 from spinmd.state import State
 from spinmd.units import BOLTZMANN
 
@@ -14,7 +14,7 @@ def spin_temperature(state: State, fields: np.ndarray, couplings: SpinHamiltonia
     terms do not. An average over time needs numerator and denominator averaged apart; this is the value of one configuration.
     """
     spins = state.spins
-    torque2 = float(np.einsum("ia,ia->", *(2 * (np.cross(spins, fields),))))
+    torque2 = float((np.cross(spins, fields) ** 2).sum())
     denominator = 2.0 * float(np.einsum("ia,ia->", spins, fields))
     magnetic = state.moments > 0.0
     inverse = np.divide(1.0, state.moments, out=np.zeros_like(state.moments), where=magnetic)
@@ -36,9 +36,7 @@ def on_site_curvature(w: np.ndarray, couplings: SpinHamiltonian) -> float:
     for term in couplings.others:
         if term.biquadratic is not None:  # A = −2 Σ_j K_ij w_j w_jᵀ
             atom = np.repeat(np.arange(len(w)), term.count)
-            entries = np.concatenate(
-                [np.arange(s, s + c) for s, c in zip(term.start[: len(w)], term.count, strict=True)]
-            )
+            entries = entries_of(term.start[: len(w)], term.count)
             other = w[term.neighbours[entries]]
             strength = term.biquadratic[entries]
             dot = np.einsum("ka,ka->k", w[atom], other)

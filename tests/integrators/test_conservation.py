@@ -15,6 +15,7 @@ from spinmd.model import Model
 from spinmd.potentials.anisotropy import CubicAnisotropy, UniaxialAnisotropy
 from spinmd.potentials.biquadratic import Biquadratic
 from spinmd.potentials.eam import EAM
+from spinmd.potentials.exchange import Exchange
 from spinmd.protocols import Need
 from spinmd.state import State
 
@@ -238,3 +239,16 @@ def test_spherical_midpoint_is_symplectic():
     assert (
         max(defect(lambda: Midpoint(tolerance=1e-14)) for _ in range(3)) > 1e-6
     )  # the check sees a method that is not
+
+
+def test_sweep_joins_several_terms_of_one_kind():
+    """Two exchange terms of half strength turn the spins as one of full strength, and the lists may differ in length."""
+    states = []
+    for terms in (
+        [exchange()],
+        [Exchange(form="bethe-slater", a=0.5 * 0.02726, b=0.2171, d=1.841, cutoff=3.4) for _ in range(2)],
+    ):
+        state = bcc(3, seed=5)
+        trajectory(state, terms, "S", 1e-3, 20, SOLVERS["suzuki-trotter"](), every=20)
+        states.append(state.spins)
+    np.testing.assert_allclose(*states, atol=1e-10)
