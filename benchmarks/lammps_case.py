@@ -52,11 +52,10 @@ PAIRS = {
 
 def tilt(engine, angle: float) -> None:
     """Turn every spin away from z by ``angle`` radians, with a random azimuth."""
-    spins = engine.numpy.extract_atom("sp")  # (atoms, 4): unit vector and moment
-    azimuth = np.random.default_rng(1).uniform(0.0, 2.0 * math.pi, len(spins))
-    spins[:, 0] = math.sin(angle) * np.cos(azimuth)
-    spins[:, 1] = math.sin(angle) * np.sin(azimuth)
-    spins[:, 2] = math.cos(angle)
+    azimuth = np.random.default_rng(1).uniform(0.0, 2.0 * math.pi, int(engine.get_natoms()))
+    for atom, phi in enumerate(azimuth, start=1):
+        x, y, z = math.sin(angle) * math.cos(phi), math.sin(angle) * math.sin(phi), math.cos(angle)
+        engine.command(f"set atom {atom} spin 2.2 {x:.15g} {y:.15g} {z:.15g}")
 
 
 def run(case: dict) -> dict:
