@@ -1,16 +1,25 @@
 """The [integrator] table of a deck."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from spinmd.parameters import Parameters, Time
+
+
+def _only_nve(value: Any) -> Any:
+    if value in ("nvt", "npt", "langevin", "tspin-nve", "monte-carlo"):
+        raise PydanticCustomError("ensemble", 'this version runs at constant energy only; write ensemble = "nve"')
+    return value
 
 
 class IntegratorParameters(Parameters):
     """How the state moves in time."""
 
-    ensemble: Literal["nve"] = Field("nve", description="nve: constant energy, apart from Gilbert damping")
+    ensemble: Annotated[Literal["nve"], BeforeValidator(_only_nve)] = Field(
+        "nve", description="nve: constant energy, apart from Gilbert damping"
+    )
     timestep: Time = Field(description="length of a step; a plain number is in ps", gt=0.0)
     lattice: Literal["moving", "frozen"] = Field("moving", description="whether atoms move")
     spins: Literal["moving", "frozen"] = Field("moving", description="whether spins move")

@@ -33,13 +33,13 @@ class Splitting:
         letters = sequence.replace(" ", "")
         place = "integrator.splitting"
         if not letters:
-            raise InputError('needs at least one letter, for example "V R S R V"', place)
+            raise InputError('needs at least one letter, for example "V S R S V"', place)
         for letter in letters:
             if letter not in flows:
                 raise InputError(f"{letter!r} is not one of the flows {', '.join(flows)} that this run has", place)
         if letters != letters[::-1]:
             raise InputError(
-                f'{sequence!r} reads differently backwards; a palindrome such as "V R S R V" is of second order', place
+                f'{sequence!r} reads differently backwards; a palindrome such as "V S R S V" is of second order', place
             )
         if not dt > 0.0:
             raise InputError(f"must be positive, got {dt} ps", "integrator.timestep")
@@ -81,8 +81,8 @@ class Splitting:
         return state.kinetic_energy() + evaluation.energy + heat
 
     def degrees_of_freedom(self, state: State) -> int:
-        """3N − 3: the total momentum is conserved."""
-        return max(3 * state.natoms - 3, 1)
+        """3N − 3, since the total momentum is conserved; 0 for a frozen lattice, which has no temperature."""
+        return max(3 * state.natoms - 3, 1) if self.moves_lattice else 0
 
     @property
     def spin_solver(self):
@@ -127,4 +127,13 @@ def build_integrator(parameters: IntegratorParameters, state: State, model) -> S
                     "integrator.spin_solver",
                 )
             flows["S"] = SuzukiTrotter(**common)
-    return Splitting(default_sequence(parameters), parameters.timestep, flows)
+    sequence = default_sequence(parameters)
+    missing = [letter for letter in flows if letter not in sequence]
+    if missing:
+        what = {"R": "positions do not move", "V": "velocities do not change", "S": "spins do not turn"}[missing[0]]
+        frozen = "spins" if missing[0] == "S" else "lattice"
+        raise InputError(
+            f'{sequence!r} has no {missing[0]}, so that {what}; write for example "V S R S V", or set {frozen} = "frozen"',
+            "integrator.splitting",
+        )
+    return Splitting(sequence, parameters.timestep, flows)

@@ -84,6 +84,12 @@ def detect_format(file: "_Lines") -> str:
     return "fs" if nelem > 1 and numbers >= finnis_sinclair else "setfl"
 
 
+def shortened(words: list[str]) -> str:
+    """What stands in a line, quoted, at most 50 characters of it."""
+    text = " ".join(words)
+    return repr(text if len(text) <= 50 else text[:47] + "...")
+
+
 class _Lines:
     """The lines of a file, read in order; every failure is an InputError that names file and line."""
 
@@ -93,6 +99,8 @@ class _Lines:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise InputError(f"cannot read the EAM file: {error.strerror or error}", str(path)) from None
+        if "\0" in text[:4096]:
+            raise InputError("this is not a text file; an EAM file is expected", str(path))
         self.complete = text.endswith("\n")
         self.lines = text.split("\n")
         if self.complete:
@@ -126,7 +134,7 @@ class _Lines:
         """nrho, drho, nr, dr, cutoff."""
         words = self.next("the line nrho drho nr dr cutoff").split()
         if not self.is_header(self.at - 1):
-            self.fail(f"expected five numbers nrho drho nr dr cutoff, got {' '.join(words)!r}")
+            self.fail(f"expected five numbers nrho drho nr dr cutoff, got {shortened(words)}")
         nrho, drho, nr, dr, cutoff = (
             int(words[0]),
             _number(words[1]),
@@ -135,7 +143,7 @@ class _Lines:
             _number(words[4]),
         )
         if nrho < 5 or nr < 5 or not drho > 0.0 or not dr > 0.0 or not cutoff > 0.0:
-            self.fail(f"tables need at least 5 points and positive spacings and cutoff, got {' '.join(words[:5])!r}")
+            self.fail(f"tables need at least 5 points and positive spacings and cutoff, got {shortened(words[:5])}")
         if nrho > 100_000_000 or nr > 100_000_000:
             self.fail(f"a table of {max(nrho, nr)} points is not credible")
         if self.at == len(self.lines) and not self.complete:
@@ -207,7 +215,7 @@ def _setfl_header(file: _Lines):
         file.next("a comment line")
     words = file.next("the number of elements and their symbols").split()
     if not words or not words[0].isdigit() or int(words[0]) < 1:
-        file.fail(f"expected the number of elements and their symbols, got {' '.join(words)!r}")
+        file.fail(f"expected the number of elements and their symbols, got {shortened(words)}")
     elements = tuple(words[1:])
     if len(elements) != int(words[0]):
         file.fail(f"expected {words[0]} element symbols, found {len(elements)}: {' '.join(words)!r}")
@@ -219,7 +227,7 @@ def _setfl_header(file: _Lines):
 def _element_mass(file: _Lines, element: str) -> float:
     words = file.next(f"the line of element {element} (atomic number, mass, ...)").split()
     if len(words) < 2 or not _is_number(words[0]) or not _is_number(words[1]) or _number(words[1]) <= 0.0:
-        file.fail(f"expected atomic number and mass of {element}, got {' '.join(words)!r}")
+        file.fail(f"expected atomic number and mass of {element}, got {shortened(words)}")
     return _number(words[1])
 
 
@@ -280,7 +288,7 @@ def _read_funcfl(file: _Lines) -> _Funcfl:
     file.next("a comment line")
     words = file.next("atomic number and mass").split()
     if len(words) < 2 or not words[0].isdigit() or not _is_number(words[1]) or _number(words[1]) <= 0.0:
-        file.fail(f"expected atomic number and mass, got {' '.join(words)!r}")
+        file.fail(f"expected atomic number and mass, got {shortened(words)}")
     number = int(words[0])
     if not 0 < number < len(chemical_symbols):
         file.fail(f"{number} is not an atomic number")

@@ -245,7 +245,7 @@ def read_list(path: str | Path, columns: int, unit: str = "eV") -> CouplingList:
         place = f"{path} line {number}"
         if len(words) != 5 + columns:
             raise InputError(
-                f"expected 5 + {columns} entries (two atoms, three numbers, {columns} coupling), got {len(words)}",
+                f"expected {5 + columns} entries (two atoms, three numbers, then {columns} of the coupling), got {len(words)}",
                 place,
             )
         indexed = words[0].lstrip("+-").isdigit()

@@ -49,6 +49,6 @@ def make_backend(device: str = "cpu", threads: int | None = None) -> Backend:
     if threads is None:
         threads = available
     if not 1 <= threads <= available:
-        raise InputError(f"{threads} threads asked for, this machine offers 1 to {available}", "--threads")
+        raise InputError(f"{threads} threads asked for, this process may use 1 to {available}", "--threads")
     numba.set_num_threads(threads)
     return Backend(device, threads)

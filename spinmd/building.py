@@ -125,6 +125,8 @@ def check_outputs(deck: Deck, force: bool) -> None:
                 )
         return
     with _Located(deck, ()):
+        if deck.output.file.resolve() in deck.inputs():
+            raise InputError(f"the run reads {deck.output.file}; give the output another name", "output.file")
         check_output(deck.output, force)
         check_stages([stage.output for stage in stages])
 

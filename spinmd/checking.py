@@ -40,7 +40,8 @@ def examine(simulation) -> dict[str, Any]:
     if not all(math.isfinite(v) for v in (*found["energies"].values(), found["largest_force"], found["largest_field"])):
         found["warnings"].append("energy, forces or fields are not finite: atoms may be much too close")
         return found
-    found["terms"] = [term_facts(model, state, k, found["warnings"]) for k in range(len(model.terms))]
+    lattice_moves = deck.integrator is not None and deck.integrator.lattice == "moving"
+    found["terms"] = [term_facts(model, state, k, found["warnings"], lattice_moves) for k in range(len(model.terms))]
     exchange_facts(model, state, found)
     timestep_facts(simulation, found)
     return found
@@ -54,13 +55,18 @@ def heights(cell: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- cutoffs
 
 
-def term_facts(model, state, index: int, warnings: list[str]) -> dict[str, Any]:
+def term_facts(model, state, index: int, warnings: list[str], lattice_moves: bool) -> dict[str, Any]:
     """Cutoff and mean number of neighbours in it; warns of one that passes half the cell or finds nobody."""
     term, name = model.terms[index], model.names[index]
     facts: dict[str, Any] = {"name": name, "cutoff": float(term.cutoff), "magnetic": bool(term.magnetic)}
     parameters = getattr(term, "parameters", None)
     smoothing, shift = getattr(parameters, "smoothing", None), getattr(parameters, "shift", None)
     pairs = model.pairs(index)
+    if getattr(parameters, "static", False) and lattice_moves:
+        warnings.append(
+            f"{name}: couplings by shell or list stay what they are while atoms move and give no forces: "
+            "spins and lattice do not exchange energy through this term"
+        )
     if pairs is None:
         return facts
     facts["neighbours"], nearest = neighbours_within(pairs, state.natoms, term.cutoff)

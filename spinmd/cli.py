@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,8 +59,8 @@ def run(
     from spinmd.building import build
     from spinmd.deck import load_deck
 
-    check_writable(summary, "--summary")
     read = load_deck(deck, overrides or ())
+    check_writable(summary, "--summary", [*read.inputs(), *([read.output.file] if read.output else [])])
     if read.run is None:
         raise InputError("the deck has no [run]; give the number of steps, for example run = { steps = 1000 }", "run")
     if read.integrator is None:
@@ -71,6 +73,12 @@ def run(
             simulation.close()
             if summary is not None and simulation.summary:
                 write_json(summary, simulation.summary)
+    if simulation.summary.get("steps_not_converged"):
+        missed = simulation.summary["steps_not_converged"]
+        print(
+            f"spinmd: warning: the spin solver did not converge in {missed} steps; try a shorter timestep",
+            file=sys.stderr,
+        )
     if caught:
         name = signal.Signals(caught[0]).name
         where = f"; the state is saved in {simulation.summary['output']}" if simulation.summary.get("output") else ""
@@ -89,8 +97,9 @@ def evaluate(
     from spinmd.building import build
     from spinmd.deck import load_deck
 
-    check_writable(output, "--output")
-    simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, output=False)
+    read = load_deck(deck, overrides or ())
+    check_writable(output, "--output", read.inputs())
+    simulation = build(read, device=device, threads=threads, output=False)
     results = simulation.results()
     if output is None:
         print(json.dumps(results))
@@ -163,8 +172,8 @@ def caught_signals():
             signal.signal(number, old)
 
 
-def check_writable(path: Path | None, place: str) -> None:
-    """InputError if a file cannot be written at ``path``; nothing is written."""
+def check_writable(path: Path | None, place: str, inputs: Iterable[Path] = ()) -> None:
+    """InputError if JSON cannot be written at ``path`` or would replace something else; nothing is written."""
     if path is None:
         return
     folder = path.absolute().parent
@@ -172,6 +181,11 @@ def check_writable(path: Path | None, place: str) -> None:
         raise InputError(f"there is no folder {folder}; make it first", place)
     if path.is_dir():
         raise InputError(f"{path} is a folder, a file name is expected", place)
+    for other in inputs:
+        if path.resolve() == Path(other).resolve():
+            raise InputError(
+                f"{path} is the deck, a file that it reads, or the run's output; choose another name", place
+            )
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise InputError(f"{path} cannot be written: permission denied", place)
 
@@ -201,6 +215,7 @@ def print_error(error: Exception) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = lambda message, *_: print(f"spinmd: warning: {message}", file=sys.stderr)
     try:
         result = app(args=arguments or ["--help"], prog_name="spinmd", standalone_mode=False)
         return result if isinstance(result, int) else 0

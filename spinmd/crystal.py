@@ -73,6 +73,8 @@ def read_unit_cell(path: Path, format: str | None = None, index: int | None = No
     try:
         atoms = read(path, index=-1 if index is None else index, format=format)
     except Exception as error:  # ASE's readers raise anything: KeyError, ValueError, StopIteration, AssertionError ...
+        if isinstance(error, (StopIteration, IndexError)) and index not in (None, 0, -1):
+            raise InputError(f"{path.name} has no frame {index}; frames count from 0", "structure.index") from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"ASE cannot read {path.name}{f' as {format}' if format else ''} ({reason}); check file, format and index",

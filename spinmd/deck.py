@@ -24,7 +24,7 @@ from spinmd.toml_source import Place, TomlSource, dotted
 
 __all__ = ["Deck", "InputErrors", "Neighbours", "PotentialTable", "Run", "Stage", "load_deck"]
 
-Count = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
 class PotentialTable(Parameters):
@@ -124,6 +124,25 @@ class Deck(Parameters):
     def folder(self) -> Path:
         """Paths in the deck are relative to this folder."""
         return self._source.folder
+
+    def inputs(self) -> list[Path]:
+        """The deck itself and every existing file that it names, but for the output: what a run must not write over."""
+
+        def named(value: Any):
+            if isinstance(value, str):
+                path = self.folder / Path(value).expanduser()
+                if len(value) < 4096 and "\n" not in value and path.is_file():
+                    yield path.resolve()
+            elif isinstance(value, dict):
+                for key, entry in value.items():
+                    if key != "output":
+                        yield from named(entry)
+            elif isinstance(value, list):
+                for entry in value:
+                    yield from named(entry)
+
+        own = (self.folder / self.name).resolve()
+        return [*([own] if own.is_file() else []), *named(self.tables)]
 
     def place(self, path: str | Place) -> str:
         """A place in the deck with its line, for a message: ``integrator.timestep (line 12)``."""

@@ -119,10 +119,6 @@ class Simulation:
             bar.close()
         if progress:
             print(summary_text(self.summary), flush=True)
-            if self._not_converged:
-                print(
-                    f"warning: the spin solver did not converge in {self._not_converged} steps; try a shorter timestep"
-                )
         return self.summary
 
     def _run_deck(self, reporters: list[Reporter], stop) -> None:

@@ -175,7 +175,7 @@ def test_one_pair_of_each_kind(tmp_path):
         (["0 1 0 0 0 1", "Fe Fe 0 0 2.87 1"], "cannot be mixed"),
         (["Fe Fe 0 0 2.5 1"], "no two magnetic atoms Fe and Fe lie"),
         (["Fe Ni 0 0 2.5 1"], "the structure has no Ni"),
-        (["Fe Fe 0 0 2.87"], "expected 5 \\+ 1 entries"),
+        (["Fe Fe 0 0 2.87"], "expected 6 entries"),
         (["Fe Fe 0 0 up 1"], "two elements, three numbers"),
         (["Fe Fe 0 0 2.87 nan"], "not finite"),
         (["0 9 0 0 0 1"], "indices run from 0 to 1"),

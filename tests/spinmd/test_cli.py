@@ -117,9 +117,45 @@ def test_an_existing_output_is_kept_without_force(deck, tmp_path, capsys):
     assert h5py.is_hdf5(tmp_path / "run.h5")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--set", "output.file=deck.toml", "--force"],
+        ["--summary", "deck.toml"],
+        ["--summary", "run.h5"],
+    ],
+)
+def test_a_run_never_writes_over_what_it_reads(deck, capsys, arguments):
+    path = Path(deck())
+    arguments = [a.replace("deck.toml", path.name) for a in arguments]
+    before = path.read_bytes()
+    assert main(["run", str(path), "--quiet", *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert path.read_bytes() == before
+
+
+def test_a_run_never_writes_over_its_potential(deck, root, tmp_path, capsys):
+    potential = tmp_path / "Fe.eam.fs"
+    potential.write_bytes((root / "inputs/potentials/Fe_mm.eam.fs").read_bytes())
+    text = Path(deck()).read_text()
+    kind = '[[potential]]\nkind = "eam"\nparameters = { file = "Fe.eam.fs" }\n\n[integrator]'
+    path = tmp_path / "own.toml"
+    path.write_text(text.replace("[integrator]", kind))
+    assert main(["run", str(path), "--quiet", "--force", "--set", "output.file=Fe.eam.fs"]) == 2
+    assert "output.file" in capsys.readouterr().err
+    assert potential.read_bytes()[:4] == b"DATE"
+
+
+@pytest.mark.parametrize("flows, letter", [("R S R", "V"), ("V R V", "S"), ("S", "R")])
+def test_a_splitting_without_one_of_the_flows_is_refused(deck, capsys, flows, letter):
+    assert main(["run", deck(), "--quiet", "--set", f"integrator.splitting={flows}"]) == 2
+    error = capsys.readouterr().err
+    assert "integrator.splitting" in error and f"has no {letter}" in error
+
+
 def test_steps_that_did_not_converge_are_counted(deck, capsys):
     assert main(["run", deck(), "--set", "integrator.max_iterations=1", "--summary", "s.json"]) == 0
-    assert "did not converge in 20 steps" in capsys.readouterr().out
+    assert "did not converge in 20 steps" in capsys.readouterr().err
     assert json.loads(Path("s.json").read_text())["steps_not_converged"] == 20
 
 
