@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from support.systems import bcc, every_spin_term, exchange, model, morse
 
+from spinmd.errors import InputError
 from spinmd.integrators.flows import Drift, Kick
 from spinmd.integrators.midpoint import Midpoint
-from spinmd.integrators.splitting import Splitting
+from spinmd.integrators.parameters import IntegratorParameters
+from spinmd.integrators.splitting import Splitting, build_integrator
 from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 from spinmd.model import Model
 from spinmd.potentials.anisotropy import CubicAnisotropy, UniaxialAnisotropy
@@ -252,3 +254,32 @@ def test_sweep_joins_several_terms_of_one_kind():
         trajectory(state, terms, "S", 1e-3, 20, SOLVERS["suzuki-trotter"](), every=20)
         states.append(state.spins)
     np.testing.assert_allclose(*states, atol=1e-10)
+
+
+class LiveExchange(Exchange):
+    """Exchange that does not freeze: the spin solve asks it for fields, as it asks a neural potential."""
+
+    def freeze(self, state, pairs):
+        return None
+
+
+def test_live_potentials_move_spins_as_frozen_ones_do():
+    """A term without frozen couplings is solved by the spherical midpoint, with the fields at each iterate."""
+    parameters = {"form": "bethe-slater", "a": 0.02726, "b": 0.2171, "d": 1.841, "cutoff": 3.4}
+    finals = []
+    for kind, solver in ((LiveExchange, "midpoint"), (Exchange, "spherical-midpoint")):
+        state = bcc(3, seed=4)
+        terms = [morse(), kind(**parameters), UniaxialAnisotropy(K=0.001, axis=[0, 0, 1])]
+        trajectory(state, terms, "V S R S V", 1e-3, 30, SOLVERS[solver](), every=30)
+        finals.append(state)
+    np.testing.assert_allclose(finals[0].spins, finals[1].spins, atol=1e-9)
+    np.testing.assert_allclose(finals[0].velocities, finals[1].velocities, atol=1e-9)
+
+
+def test_sweep_refuses_live_potentials():
+    state = bcc(2)
+    system = model(state, [LiveExchange(form="constant", J0=0.01, cutoff=3.0)])
+    with pytest.raises(InputError, match=r"integrator\.spin_solver.*midpoint"):
+        build_integrator(
+            IntegratorParameters(timestep=1e-3, lattice="frozen", spin_solver="suzuki-trotter"), state, system
+        )
