@@ -70,6 +70,12 @@ def term_facts(model, state, index: int, warnings: list[str], lattice_moves: boo
     if pairs is None:
         return facts
     facts["neighbours"], nearest = neighbours_within(pairs, state.natoms, term.cutoff)
+    first = table_begins(parameters)
+    if first is not None and nearest < first:
+        warnings.append(
+            f"{name}: the table begins at {first:g} Å, and atoms are as close as {nearest:.3f} Å: "
+            "below its first point the coupling goes on as a straight line"
+        )
     if facts["neighbours"] == 0.0:
         warnings.append(
             f"{name}: no neighbours within the cutoff of {term.cutoff:g} Å (the nearest listed is at {nearest:.3f} Å)"
@@ -94,6 +100,15 @@ def term_facts(model, state, index: int, warnings: list[str], lattice_moves: boo
             "a moving lattice does not conserve energy"
         )
     return facts
+
+
+def table_begins(parameters) -> float | None:
+    """First distance of a tabulated coupling, Å; None for other forms."""
+    if getattr(parameters, "form", None) != "table":
+        return None
+    from spinmd.potentials.radial import read_table
+
+    return float(read_table(parameters.file)[0, 0])
 
 
 def coupling_at(parameters, distance: float) -> float | None:

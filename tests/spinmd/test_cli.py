@@ -482,3 +482,14 @@ def test_errors_leave_no_traceback_in_a_process(deck, checkout):
     out, error = process.communicate(timeout=120)
     assert process.returncode == 2 and out == ""
     assert error == "spinmd: error: integrator.timestep (line 25): must be greater than 0, got 0.0\n"
+
+
+def test_check_warns_of_atoms_closer_than_a_table_begins(tmp_path, capsys):
+    (tmp_path / "j.dat").write_text("2.7 0.02\n3.0 0.01\n3.3 0.001\n3.6 0.0\n")
+    (tmp_path / "deck.toml").write_text(
+        '[structure]\nprototype = "bcc"\nelement = "Fe"\nlattice_constant = 2.8665\nsupercell = [4, 4, 4]\n'
+        "[structure.spins]\nmoments = { Fe = 2.2 }\n"
+        '[[potential]]\nkind = "exchange"\nparameters = { form = "table", file = "j.dat" }\n'
+    )
+    assert main(["check", str(tmp_path / "deck.toml")]) == 0
+    assert "begins at 2.7 Å, and atoms are as close as 2.482 Å" in " ".join(capsys.readouterr().out.split())
