@@ -231,7 +231,6 @@ class Midpoint:
 
     letter = "S"
     moves = "spins"
-    needs_frozen = False
 
     def __init__(
         self, damping: float = 0.0, g_factor: float = 2.0, tolerance: float = 3.0e-10, iterations: int = 60,

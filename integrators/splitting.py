@@ -53,7 +53,6 @@ class Splitting:
             for letter, turn in zip(letters, turns, strict=True)
         ]
         self.moves_lattice = "R" in letters
-        self.moves_spins = "S" in letters
 
     def init(self, state: State, seed: int) -> Aux:
         """Buffers and bath variables of all flows."""

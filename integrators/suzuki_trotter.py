@@ -130,7 +130,6 @@ class SuzukiTrotter:
 
     letter = "S"
     moves = "spins"
-    needs_frozen = True
 
     def __init__(self, damping: float = 0.0, g_factor: float = 2.0):
         self.damping = float(damping)

@@ -35,8 +35,6 @@ from spinmd.simd import (
     where_less,
 )
 
-NOTHING = np.zeros((0, 4))
-
 
 @njit(cache=True)
 def embedding_law(rho, rows, first, count, inverse_drho):
@@ -239,7 +237,7 @@ class EAM(Term):
             natoms, n_ext, pairs.packed, pairs.owner, pairs.species, pairs.start, pairs.neighbours, self._rows, *shared,
             self._f_rows, self._f_first, tables.nrho, 1.0 / tables.drho, self._sums, BLOCK,
         )  # fmt: skip
-        forces = out.forces if Need.FORCE in need else self._spare(natoms)
+        forces = out.forces if Need.FORCE in need else self.directions
         offsets, *rest = shared
         _forces(
             natoms, pairs.packed, pairs.species, pairs.start, pairs.neighbours, self._both, offsets,
@@ -251,12 +249,6 @@ class EAM(Term):
             xx, yy, zz, xy, xz, yz = sums[2:]
             out.virial += np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
         return OK
-
-    def _spare(self, natoms: int) -> np.ndarray:
-        """Somewhere to write forces that nobody asked for."""
-        if getattr(self, "_unwanted", None) is None or len(self._unwanted) != natoms:
-            self._unwanted = np.zeros((natoms, 3))
-        return self._unwanted
 
 
 def _radial_rows(values: np.ndarray, spacing: float) -> np.ndarray:

@@ -60,6 +60,7 @@ class Model:
         self._listed = -1
         self._couplings: SpinHamiltonian | None = None
         self._couplings_version = -1
+        self._live: list[int] | None = None
         self._radius: list[float] = []
         for k, term in enumerate(self.terms):
             if term.cutoff < 0.0 or not np.isfinite(term.cutoff):
@@ -189,7 +190,7 @@ class Model:
 
     def live_terms(self) -> list[int]:
         """Magnetic terms that do not freeze and are evaluated with FIELD inside the spin solve."""
-        if not hasattr(self, "_live"):
+        if self._live is None:
             self._update_lists()
             self._live = [
                 k for k, t in enumerate(self.terms) if t.magnetic and t.freeze(self.state, self.pairs(k)) is None

@@ -95,7 +95,6 @@ class NeighbourLists:
         self._image = np.zeros((0, 3), dtype=np.int32)
         self._n_ext = 0
         self._buffers: dict[float, np.ndarray] = {}
-        self._scratch: dict[str, np.ndarray] = {}
 
     # ------------------------------------------------------------------ rebuild rule
 

@@ -193,20 +193,6 @@ def truncate(typingctx, value):
 
 
 @intrinsic
-def hmax(typingctx, value):
-    """Largest of the eight lanes."""
-
-    def codegen(context, builder, sig, args):
-        result = builder.extract_element(args[0], ir.Constant(_INT32, 0))
-        for lane in range(1, WIDTH):
-            other = builder.extract_element(args[0], ir.Constant(_INT32, lane))
-            result = builder.select(builder.fcmp_ordered(">", other, result), other, result)
-        return result
-
-    return (types.float64(f64x8), codegen) if value is f64x8 else None
-
-
-@intrinsic
 def to_float(typingctx, value):
     """Integers to doubles."""
 
