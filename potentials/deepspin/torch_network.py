@@ -166,17 +166,47 @@ class TorchNetwork(nn.Module):
             1.0 / len(copies),
         )
 
+    def grids(self, c: int) -> torch.Tensor:
+        """(2n · nodes, M) values of the embedding nets of centre element c on their nodes."""
+        s = getattr(self, f"nodes_{c}")
+        nothing = torch.zeros(self.grid.count, self.network.width, dtype=self.dtype)
+        here = self.network.embedding
+        return torch.cat([self.embedding[f"{t}_{c}"](s) if (t, c) in here else nothing for t in range(2 * self.n)])
+
+    def descriptor(self, A: torch.Tensor) -> torch.Tensor:
+        """(C, M · axis) D of (C, 4, M) A."""
+        return (A.transpose(1, 2) @ A[:, :, : self.network.axis]).reshape(len(A), -1)
+
+    def whitened(self, c: int, D: torch.Tensor) -> torch.Tensor:
+        """D in the coordinates that the first fitting layer is trained in (see ``whiten``)."""
+        centre, mix = getattr(self, f"centre_{c}", None), getattr(self, f"mix_{c}", None)
+        return D if mix is None else (D - centre) @ mix
+
+    @torch.no_grad()
+    def whiten(self, frames, floor: float = 1e-3) -> None:
+        """Let the first fitting layer see the principal components of D over ``frames`` with unit variance.
+
+        D fluctuates by a few per mille about its mean and its components are nearly dependent: without this Adam needs
+        a hundred times the steps. Linear, so that ``weights`` can fold it into the layer. Components below ``floor`` times the largest
+        standard deviation are scaled as if they had that deviation.
+        """
+        for c in range(self.n):
+            grids, rows = self.grids(c), []
+            for frame in frames:
+                B = frame.B if self.n == 1 else frame.B[frame.types == c]
+                if len(B):
+                    rows.append(self.descriptor(B @ grids))
+            D = torch.cat(rows).to(torch.float64)
+            centre = D.mean(0)
+            _, deviation, axes = torch.linalg.svd((D - centre) / math.sqrt(len(D)), full_matrices=False)
+            mix = axes.T / torch.clamp(deviation, min=float(deviation[0]) * floor)
+            full = torch.zeros(D.shape[1], D.shape[1], dtype=torch.float64)
+            full[:, : mix.shape[1]] = mix
+            self.register_buffer(f"centre_{c}", centre.to(self.dtype))
+            self.register_buffer(f"mix_{c}", full.to(self.dtype))
+
     def forward(self, frame: PreparedFrame, virial: bool = False):
         """Energy (), forces (N, 3), fields (N, 3) and virial (3, 3) or None of one frame, differentiable by the weights."""
-        grids = {}
-        for c in range(self.n):
-            parts = []
-            for t in range(2 * self.n):
-                if (t, c) in self.network.embedding:
-                    parts.append(self.embedding[f"{t}_{c}"](getattr(self, f"nodes_{c}")))
-                else:
-                    parts.append(torch.zeros(self.grid.count, self.network.width, dtype=self.dtype))
-            grids[c] = torch.cat(parts)
         energy, pulls = 0.0, torch.empty_like(frame.B)
         for c in range(self.n):
             if self.n == 1:
@@ -186,11 +216,11 @@ class TorchNetwork(nn.Module):
                 B = frame.B[mine]
             if not len(B):
                 continue
-            A = B @ grids[c]  # (C, 4, M)
-            D = (A.transpose(1, 2) @ A[:, :, : self.network.axis]).reshape(len(B), -1)
-            e = self.fitting[c](D).sum() * frame.weight
+            grids = self.grids(c)
+            A = B @ grids  # (C, 4, M)
+            e = self.fitting[c](self.whitened(c, self.descriptor(A))).sum() * frame.weight
             (pull,) = torch.autograd.grad(e, A, create_graph=self.training)
-            H = pull @ grids[c].T
+            H = pull @ grids.T
             energy = energy + e
             if mine is None:
                 pulls = H
@@ -207,9 +237,18 @@ class TorchNetwork(nn.Module):
         """The present weights as a ``Network``."""
         net = self.network
         embedding = {(t, c): [layer.layer() for layer in self.embedding[f"{t}_{c}"]] for t, c in self.keys}
+        fitting = []
+        for c, module in enumerate(self.fitting):
+            layers = [layer.layer() for layer in module]
+            mix = getattr(self, f"mix_{c}", None)
+            if mix is not None:
+                centre, mix = getattr(self, f"centre_{c}").double().numpy(), mix.double().numpy()
+                layers[0].weight = mix @ layers[0].weight
+                layers[0].bias = layers[0].bias - centre @ layers[0].weight
+            fitting.append(layers)
         return Network(
-            net.cutoff, net.cutoff_smooth, net.protection, net.sel, net.axis, embedding,
-            [[layer.layer() for layer in module] for module in self.fitting], net.mean, net.std, net.precision,
+            net.cutoff, net.cutoff_smooth, net.protection, net.sel, net.axis, embedding, fitting, net.mean, net.std,
+            net.precision,
         )  # fmt: skip
 
 
