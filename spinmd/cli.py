@@ -1,4 +1,4 @@
-"""The command line: ``spinmd run | evaluate | check | schema | info``.
+"""The command line: ``spinmd run | evaluate | check | train | test | convert | dataset | schema | info``.
 
 Each command is a few lines over the Python interface. Commands import heavy modules: ``spinmd --help`` is quick.
 Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, 130 and 143 stopped by a signal after a checkpoint.
@@ -121,6 +121,90 @@ def check(
 
     simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, force=True)
     print(report(examine(simulation)))
+
+
+@app.command()
+def train(
+    deck: Annotated[Path, typer.Argument(help="the training deck, a TOML file", show_default=False)],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint of a stopped training")] = False,
+    summary: Annotated[Path | None, typer.Option("--summary", help="write the report to this JSON file")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace the model if it exists, begin anew")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
+) -> None:
+    """Train a DeepSPIN model on labelled frames; writes the model, its log and its learning curve."""
+    from spinmd.learning import train as training
+
+    read, folder = training.load_training_deck(deck, overrides or ())
+    check_writable(summary, "--summary", [deck, read.output.file])
+    systems = training.training_systems(read, folder)
+    with caught_signals() as caught:
+        report = training.train(
+            read, systems, resume=resume, force=force, progress=not quiet, stop=lambda: bool(caught)
+        )  # fmt: skip
+    if summary is not None:
+        write_json(summary, report)
+    if caught and report.get("stopped"):
+        raise StoppedError(f"{signal.Signals(caught[0]).name}: {training.sentence(report)}", caught[0])
+    if not quiet:
+        print(training.sentence(report))
+
+
+@app.command()
+def test(
+    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    data: Annotated[list[str], typer.Argument(help="folders of labelled frames, or patterns", show_default=False)],
+    as_json: Annotated[Path | None, typer.Option("--json", help="write all errors to this JSON file")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="write parity figures to this file (PNG, PDF, SVG)")] = None,
+    threads: Threads = None,
+) -> None:
+    """Errors of a model on labelled frames: energy, force, field, transverse field and torque."""
+    from spinmd.learning.evaluation import test_model
+
+    check_writable(as_json, "--json", [model])
+    check_writable(plot, "--plot", [model])
+    _, text = test_model(model, data, json=as_json, figure=plot, progress=sys.stderr.isatty(), threads=threads)
+    print(text)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="a model of DeePMD-kit (.dp .yaml .pt .pth) or of spinmd")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="a model file: .h5 for spinmd, .dp for DeePMD-kit")],
+    force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
+) -> None:
+    """Convert a DeepSPIN model between spinmd and DeePMD-kit."""
+    from spinmd.interop.deepmd import convert
+
+    print(convert(source, target, force=force))
+
+
+@app.command()
+def dataset(
+    deck: DeckFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder of the data set", show_default=False)],
+    frames: Annotated[int, typer.Option("--frames", help="number of frames")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="of all random numbers")] = 1,
+    displacement: Annotated[float, typer.Option("--displacement", help="rms displacement of the atoms, Å")] = 0.1,
+    spin_noise: Annotated[str, typer.Option("--spin-noise", help="degrees, or random for any direction")] = "20",
+    spin_length: Annotated[float, typer.Option("--spin-length", help="spread of spin lengths, a fraction")] = 0.05,
+    strain: Annotated[float, typer.Option("--strain", help="spread of the strain, a fraction")] = 0.01,
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option("--force", help="replace the data set if it exists")] = False,
+    threads: Threads = None,
+) -> None:
+    """Random frames of a deck's structure, labelled with the deck's potential, in DeePMD-kit's spin layout."""
+    from spinmd.learning.dataset import make_dataset
+
+    try:
+        noise: float | str = spin_noise if spin_noise == "random" else float(spin_noise)
+    except ValueError:
+        raise InputError(f"expected a number of degrees or random, got {spin_noise!r}", "--spin-noise") from None
+    made = make_dataset(
+        deck, output, frames, overrides=overrides or (), seed=seed, displacement=displacement, spin_noise=noise,
+        spin_length=spin_length, strain=strain, force=force, progress=sys.stderr.isatty(), threads=threads,
+    )  # fmt: skip
+    print(f"{made.frames} frames of {made.natoms} atoms written to {output}")
 
 
 @app.command()

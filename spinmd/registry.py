@@ -30,6 +30,7 @@ OWN: dict[str, str] = {
     "cubic-anisotropy": "spinmd.potentials.anisotropy:CubicAnisotropy",
     "zeeman": "spinmd.potentials.zeeman:Zeeman",
     "dipole": "spinmd.potentials.dipole:Dipole",
+    "deepspin": "spinmd.potentials.deepspin.potential:DeepSpin",
 }
 
 # what a class must have to serve as a potential; instances have cutoff, provides, name and magnetic too

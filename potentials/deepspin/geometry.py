@@ -97,6 +97,10 @@ class Pairs:
     d: np.ndarray
     real: np.ndarray
 
+    def of(self, chosen: np.ndarray) -> "Pairs":
+        """Some of the pairs."""
+        return Pairs(self.centre[chosen], self.atom[chosen], self.kind[chosen], self.d[chosen], self.real[chosen])
+
 
 def network_pairs(box, coord, spin, types, virtual_scale, cutoff, both_signs=False) -> Pairs:
     """All pairs within the cutoff: real atoms, virtual atoms at R + ηS (kind 1) and, if ``both_signs``, at R − ηS (kind −1)."""

@@ -1,6 +1,6 @@
 """What a trained DeepSPIN model is: architecture, weights, statistics. Plain arrays; no evaluation, no files, no torch.
 
-    E = Σ_i [ prior_i + net_i(D_i) + shift_i ]        i: real atoms
+    E = Σ_i [ prior_i + invariant net_i(z_i) + net_i(D_i) + shift_i ]        i: real atoms; each of the first three may be absent
 
 Every atom of a magnetic element carries a virtual atom at R_i + η_t S_i of type t + n, n the number of elements. A real
 atom i of element c sees neighbours j (real atoms, and virtual ones, its own included) at d = R_j − R_i, r = |d|:
@@ -13,8 +13,10 @@ atom i of element c sees neighbours j (real atoms, and virtual ones, its own inc
     D   = (Aᵀ A)[:, :axis]                             (M × axis, row-major into the fitting net)
 
 The sum runs over 2 Σ sel slots: sel_t for the real and sel_t for the virtual atoms of each element t; empty slots have
-R = (−mean_c/std_c), so that a slot that is left at the cutoff changes nothing. Virtual atoms of non-magnetic elements do not exist, their
-slots are empty. Energies in eV, lengths in Å, spins in µB. DeePMD-kit 3.2 has the same function, weight for weight.
+R = (−mean_c/std_c), so that a slot that is left at the cutoff changes nothing. Virtual atoms of non-magnetic elements do not
+exist, their slots are empty, and so are those of pairs that DeePMD's ``pair_exclude_types`` keeps apart. The net of such a pair
+(``silent``) is only ever seen by empty slots: the sum for A of centre c holds Σ_t sel_t Rᵀ G at R = −mean_c/std_c over the
+silent pairs (t, c). Energies in eV, lengths in Å, spins in µB. DeePMD-kit 3.2 has the same function, weight for weight.
 """
 
 from dataclasses import dataclass, field
@@ -51,9 +53,10 @@ class Network:
     cutoff, cutoff_smooth, protection  Å (protection as used: 0.01 where DeePMD's env_protection is 0)
     sel        (n,) slots per element, for the real and again for the virtual atoms
     axis       second width of the descriptor
-    embedding  {(neighbour type 0..2n−1, centre element 0..n−1): Net from 1 to M}; placeholders of non-magnetic elements are absent
+    embedding  {(neighbour type 0..2n−1, centre element 0..n−1): Net from 1 to M}; pairs that do not interact are absent
+    silent     the nets of such pairs: placeholders of non-magnetic elements, excluded pairs; a pair in neither contributes nothing
     fitting    one Net from M·axis to 1 per element
-    mean, std  (n, 4) statistics of the environment matrix of each centre element; mean[:, 1:] = 0, std[:, 1] = std[:, 2] = std[:, 3]
+    mean, std  (n, 4) statistics of the environment matrix of each centre element; mean[:, 1:] = 0, std[:, 1:] alike
     precision  "float64" or "float32": the numbers that the net was trained in
     """
 
@@ -67,6 +70,7 @@ class Network:
     mean: np.ndarray
     std: np.ndarray
     precision: str = "float64"
+    silent: dict[tuple[int, int], Net] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -95,6 +99,7 @@ class DeepSpinModel:
     virtual_scale  (n,) η in Å/µB, 0 for non-magnetic elements
     shift          (n,) eV, energy added per atom of each element
     network        None for a prior alone;  prior  None for a network alone (``potentials.deepspin.prior``)
+    invariants     one Net per element from the invariants of the prior's many-body sums to 1 (``potentials.deepspin.invariants``), or None
     time_reversal  True: the energy is the mean of the network over S and −S (the prior is even by itself)
     seen           range of the training data, or None
     provenance     who made it from what: plain strings, numbers, lists and dicts
@@ -106,6 +111,7 @@ class DeepSpinModel:
     shift: np.ndarray
     network: Network | None = None
     prior: Any = None
+    invariants: list[Net] | None = None
     time_reversal: bool = False
     seen: SeenRange | None = None
     provenance: dict[str, Any] = field(default_factory=dict)

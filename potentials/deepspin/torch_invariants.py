@@ -20,12 +20,6 @@ from spinmd.potentials.deepspin.prior_design import angular_functions, find_pair
 from spinmd.potentials.deepspin.torch_network import torch_net
 
 
-def invariant_count(prior: Prior, element: int) -> int:
-    """Length of z of the centres of an element: the L0 sums, then the products p ≤ q of each other group."""
-    total = prior.features(element, "L0")[1]
-    return total + sum(len(np.triu_indices(prior.features(element, g)[1])[0]) for g in prior.groups[1:])
-
-
 @dataclass
 class PreparedInvariants:
     """One frame. For each element: atoms (n,), z (n, n_z) and the sums x of each group (n, size, components).

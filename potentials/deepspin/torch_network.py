@@ -93,8 +93,9 @@ class TorchNetwork(nn.Module):
         self.virtual_scale = np.asarray(virtual_scale, dtype=float)
         self.n = len(network.sel)
         self.grid = Grid(1.0 / network.protection, nodes)
-        self.keys = sorted(network.embedding)
-        self.embedding = nn.ModuleDict({f"{t}_{c}": torch_net(network.embedding[t, c], dtype) for t, c in self.keys})
+        self.nets = {**network.embedding, **network.silent}
+        self.keys = sorted(self.nets)
+        self.embedding = nn.ModuleDict({f"{t}_{c}": torch_net(self.nets[t, c], dtype) for t, c in self.keys})
         self.fitting = nn.ModuleList([torch_net(net, dtype) for net in network.fitting])
         self.slots = 2.0 * float(np.sum(network.sel))
         mean, std = network.mean, network.std
@@ -111,6 +112,9 @@ class TorchNetwork(nn.Module):
         size = 2 * n * q
         B = np.zeros((len(copies) * natoms, 4, size))
         parts = []
+        acting = np.zeros((2 * n, n), dtype=bool)
+        acting[tuple(np.array(list(net.embedding)).T)] = True
+        pairs = pairs.of(acting[types[pairs.atom] + n * (pairs.kind != 0), types[pairs.centre]])
         row, slope = environment(pairs.d, net.cutoff_smooth, net.cutoff, net.protection)
         first, weights, slopes = self.grid.weights(row[:, 0])
         zero_first, zero_weights, _ = self.grid.weights(np.zeros(1))
@@ -170,8 +174,7 @@ class TorchNetwork(nn.Module):
         """(2n · nodes, M) values of the embedding nets of centre element c on their nodes."""
         s = getattr(self, f"nodes_{c}")
         nothing = torch.zeros(self.grid.count, self.network.width, dtype=self.dtype)
-        here = self.network.embedding
-        return torch.cat([self.embedding[f"{t}_{c}"](s) if (t, c) in here else nothing for t in range(2 * self.n)])
+        return torch.cat([self.embedding[f"{t}_{c}"](s) if (t, c) in self.nets else nothing for t in range(2 * self.n)])
 
     def descriptor(self, A: torch.Tensor) -> torch.Tensor:
         """(C, M · axis) D of (C, 4, M) A."""
@@ -236,7 +239,9 @@ class TorchNetwork(nn.Module):
     def weights(self) -> Network:
         """The present weights as a ``Network``."""
         net = self.network
-        embedding = {(t, c): [layer.layer() for layer in self.embedding[f"{t}_{c}"]] for t, c in self.keys}
+        nets = {(t, c): [layer.layer() for layer in self.embedding[f"{t}_{c}"]] for t, c in self.keys}
+        embedding = {key: nets[key] for key in net.embedding}
+        silent = {key: nets[key] for key in net.silent}
         fitting = []
         for c, module in enumerate(self.fitting):
             layers = [layer.layer() for layer in module]
@@ -248,18 +253,5 @@ class TorchNetwork(nn.Module):
             fitting.append(layers)
         return Network(
             net.cutoff, net.cutoff_smooth, net.protection, net.sel, net.axis, embedding, fitting, net.mean, net.std,
-            net.precision,
+            net.precision, silent,
         )  # fmt: skip
-
-
-def new_net(widths, activation: str, rng, *, resnet=True, steps=False, output=False) -> Net:
-    """Random layers: normal weights of variance 1/(n_in + n_out), normal biases; a linear last layer of one if ``output``."""
-    layers = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
-        weight = rng.normal(0.0, 1.0 / math.sqrt(n_in + n_out), (n_in, n_out))
-        step = rng.normal(0.1, 0.001, n_out) if steps and n_in == n_out else None
-        layers.append(Layer(weight, rng.normal(0.0, 1.0, n_out) if not steps else rng.normal(0.0, 0.5, n_out), step, activation, resnet))
-    if output:
-        n_in = widths[-1]
-        layers.append(Layer(rng.normal(0.0, 1.0 / math.sqrt(n_in + 1), (n_in, 1)), np.zeros(1), None, "linear", False))
-    return layers
