@@ -237,6 +237,8 @@ class Trainer:
             groups.append({"params": [self.trained.changes], "factor": self.table.prior_rate})
         if self.table.field_scale == "fit":
             groups.append({"params": [self.trained.log_scale], "factor": 1.0})
+        else:  # a gradient that no step uses up would grow and count in the clipping
+            self.trained.log_scale.requires_grad_(False)
         return torch.optim.Adam(groups, lr=self.table.rate, betas=(0.9, 0.99)) if groups else None
 
     def rate(self, step: int) -> float:
@@ -286,6 +288,7 @@ class Trainer:
         self._orders: dict[int, np.ndarray] = {}
         steps, every = self.table.steps if self.optimiser else 0, self.table.checkpoint
         parameters = list(self.trained.parameters())
+        moving = [p for p in parameters if p.requires_grad]
         self.trained.train(True)
         bar = tqdm(total=steps, initial=self.step, desc="train", unit="step", disable=not self.progress)
         began, before, running = time.perf_counter(), self.seconds, getattr(self, "running", 0.0)
@@ -295,7 +298,7 @@ class Trainer:
             rate = self.rate(self.step)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-            self.optimiser.zero_grad()
+            self.trained.zero_grad()
             total = 0.0
             for item in self._batch(self.step):
                 loss = self.loss(self._get(*item), rate) / self.table.batch
@@ -303,7 +306,7 @@ class Trainer:
                 total += float(loss.detach())
             if not math.isfinite(total):
                 raise InputError("the loss is not a number any more; try a smaller training.rate", f"step {self.step}")
-            torch.nn.utils.clip_grad_norm_(parameters, 100.0)
+            torch.nn.utils.clip_grad_norm_(moving, 100.0)
             self.optimiser.step()
             self.step += 1
             running = total if self.step == 1 else 0.99 * running + 0.01 * total

@@ -1,0 +1,258 @@
+"""Training: the torch parts against finite differences and the dense reference, resume, options."""
+
+import numpy as np
+import pytest
+
+from spinmd.errors import InputError
+from spinmd.learning.train import load_training_deck, training_systems
+from support import deepspin_dense as dense
+from support.deepspin_models import make_random_model
+
+torch = pytest.importorskip("torch")
+
+from spinmd.potentials.deepspin.prior import Prior, invariant_count  # noqa: E402
+from spinmd.potentials.deepspin.starting_weights import new_net  # noqa: E402
+from spinmd.potentials.deepspin.torch_invariants import TorchInvariants  # noqa: E402
+from spinmd.potentials.deepspin.torch_network import TorchNetwork  # noqa: E402
+from spinmd.potentials.deepspin.training import Trainer  # noqa: E402
+
+STEP = 1e-4
+
+
+def frame(magnetic, seed=1, natoms=9):
+    """A triclinic cell of a few atoms; types, box (Å), coord (Å), spin (µB)."""
+    rng = np.random.default_rng(seed)
+    box = np.array([[5.2, 0.3, 0.0], [0.4, 5.6, 0.2], [-0.3, 0.5, 5.4]])
+    grid = np.stack(np.meshgrid([0.0, 0.5], [0.0, 0.5], [0.0, 0.33, 0.67], indexing="ij"), -1).reshape(-1, 3)
+    coord = (grid[rng.permutation(12)[:natoms]] + rng.normal(0.0, 0.01, (natoms, 3))) @ box
+    types = np.arange(natoms) % len(magnetic)
+    spin = rng.normal(size=(natoms, 3)) * np.asarray(magnetic)[types][:, None]
+    return types, box, coord, spin
+
+
+def central(energy, array, index):
+    """Central difference of energy() by one element of an array that it reads."""
+    kept, values = array[index], []
+    for sign in (1, -1):
+        array[index] = kept + sign * STEP
+        values.append(energy())
+    array[index] = kept
+    return (values[0] - values[1]) / (2 * STEP)
+
+
+def compare(prepared_energy, result, types, box, coord, spin, magnetic, tolerance):
+    energy, forces, fields, virial = (x.detach().numpy() for x in result)
+    for atom in range(3):
+        for axis in range(3):
+            assert forces[atom, axis] == pytest.approx(-central(prepared_energy, coord, (atom, axis)), abs=tolerance)
+            if magnetic[types[atom]]:
+                assert fields[atom, axis] == pytest.approx(-central(prepared_energy, spin, (atom, axis)), abs=tolerance)
+            else:
+                assert fields[atom, axis] == 0.0
+    kept = box.copy(), coord.copy()
+    values = []
+    for sign in (1, -1):
+        strain = np.eye(3)
+        strain[0, 1] += sign * STEP
+        box[:], coord[:] = kept[0] @ strain.T, kept[1] @ strain.T
+        values.append(prepared_energy())
+    box[:], coord[:] = kept
+    assert virial[0, 1] == pytest.approx(-(values[0] - values[1]) / (2 * STEP), abs=10 * tolerance)
+
+
+@pytest.mark.parametrize("magnetic", [(True,), (True, False, True)])
+@pytest.mark.parametrize("time_reversal", [False, True])
+def test_network_derivatives(magnetic, time_reversal):
+    types, box, coord, spin = frame(magnetic)
+    model = make_random_model(elements=("Fe", "O", "Ni")[: len(magnetic)], magnetic=magnetic)
+    net = TorchNetwork(
+        model.network, model.virtual_scale, time_reversal=time_reversal, dtype=torch.float64, nodes=400
+    ).train(False)  # fmt: skip
+
+    def energy():
+        return float(net(net.prepare(box, coord, spin, types))[0].detach())
+
+    result = net(net.prepare(box, coord, spin, types), True)
+    assert abs(result[2].detach().numpy()).max() > 1e-4
+    compare(energy, result, types, box, coord, spin, magnetic, 2e-7)
+    if time_reversal:
+        before = energy()
+        spin *= -1.0
+        assert energy() == pytest.approx(before, rel=1e-12)
+
+
+def test_network_is_the_dense_reference_before_and_after_whitening():
+    magnetic = (True, False)
+    types, box, coord, spin = frame(magnetic)
+    model = make_random_model(elements=("Ni", "O"), magnetic=magnetic)
+    net = TorchNetwork(model.network, model.virtual_scale, time_reversal=False, dtype=torch.float64, nodes=600)
+    prepared = [net.prepare(*frame(magnetic, seed)[1:], types) for seed in range(1, 4)]
+
+    def difference():
+        model.network = net.weights()
+        own = float(net(prepared[0])[0].detach()) + model.shift[types].sum()
+        return own - dense.energy(model, box, coord, types, spin)
+
+    assert abs(difference()) < 1e-7
+    before = model.network.fitting[0][0].weight
+    net.whiten(prepared)  # the first layer now has the same numbers in other coordinates: another function
+    assert abs(difference()) < 1e-7
+    assert not np.allclose(before, model.network.fitting[0][0].weight)
+
+
+@pytest.mark.parametrize("magnetic", [(True,), (True, False, True)])
+def test_invariants_derivatives(magnetic):
+    types, box, coord, spin = frame(magnetic)
+    n = len(magnetic)
+    settings = {
+        "elements": ["Fe", "O", "Ni"][:n], "magnetic": list(magnetic), "reference_moment": [1.2] * n,
+        "atomic_numbers": [26, 8, 28][:n], "shortest": np.full((n, n), 1.7).tolist(), "cutoff": 4.5, "many_body_functions": 4,
+    }  # fmt: skip
+    prior, rng = Prior(settings), np.random.default_rng(2)
+    nets = [new_net([invariant_count(prior, a), 12, 12], "tanh", rng, output=True) for a in range(n)]
+    part = TorchInvariants(prior, nets, torch.float64).train(False)
+    part.whiten([part.prepare(*frame(magnetic, seed)[1:], types) for seed in range(1, 6)], 20, 0.03)
+
+    def prepared():
+        result = part.prepare(box, coord, spin, types)
+        part.whitened(result)
+        return result
+
+    def energy():
+        return float(part(prepared())[0].detach())
+
+    result = part(prepared(), True)
+    assert abs(result[1].detach().numpy()).max() > 1e-3
+    compare(energy, result, types, box, coord, spin, magnetic, 1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- whole trainings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, root):
+    """A data set of a known Hamiltonian."""
+    from spinmd.learning.dataset import make_dataset
+
+    path = tmp_path_factory.mktemp("learning")
+    make_dataset(root / "inputs" / "reference_dataset.toml", path / "data", 40, seed=3, threads=1)
+    return path
+
+
+def deck_of(folder, **tables):
+    content = {
+        "data": {"train": ["data"], "validation": 0.2, "test": 0.2},
+        "prior": {"pair_functions": 6, "many_body_functions": 3, "many_body_l": 1},
+        "network": {"components": 30, "invariant_fitting": [12], "neuron": [4, 8, 16], "axis": 4, "fitting": [16, 16], "cutoff": 4.5},
+        "training": {"steps": 60, "checkpoint": 20},
+        "output": {"file": str(folder / "model.h5")},
+    }  # fmt: skip
+    for name, values in tables.items():
+        content[name] = {**content[name], **values}
+    return load_training_deck(content, folder=folder)[0]
+
+
+def trainer_of(folder, systems=None, **tables):
+    deck = deck_of(folder, **tables)
+    trainer = Trainer(deck, systems or training_systems(deck, folder), progress=False)
+    trainer.prepare()
+    return trainer
+
+
+@pytest.mark.parametrize("descriptor", ["invariants", "both"])
+def test_training_improves_on_the_prior_and_keeps_frames_apart(folder, descriptor):
+    trainer = trainer_of(folder, network={"descriptor": descriptor}, training={"steps": 150, "checkpoint": 50, "rate": 3e-3})
+    assert [len(trainer._frames(name)) for name in ("train", "validation", "test")] == [24, 8, 8]
+    trainer.run()
+    assert trainer.best < 0.99 * trainer.log[0]["score"]
+    held_out = trainer.errors("test", trainer.best_weights)
+    before = trainer.errors("test", [torch.zeros_like(p) for p in trainer.trained.parameters()])
+    assert held_out["force_mev_per_ang"] < before["force_mev_per_ang"]
+
+
+def test_network_alone_learns(folder):
+    trainer = trainer_of(folder, prior={"enabled": False}, training={"steps": 120, "checkpoint": 60, "rate": 3e-3})
+    assert trainer.deck.descriptor == "virtual-atoms" and trainer.prior is None
+    trainer.run()
+    assert trainer.log[-1]["force_mev_per_ang"] < 0.75 * trainer.log[0]["force_mev_per_ang"]
+    assert trainer.model().time_reversal
+
+
+def test_resume_is_exact(folder, tmp_path):
+    whole = trainer_of(folder)
+    whole.run()
+    first = trainer_of(folder)
+    first.run(checkpoint=tmp_path / "c", stop=lambda: first.step >= 45)  # stops between two checkpoints
+    second = trainer_of(folder)
+    second.resume(tmp_path / "c")
+    assert second.step == 40
+    second.run()
+    for a, b in zip(whole.trained.parameters(), second.trained.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(whole.best_weights, second.best_weights, strict=True))
+    other = trainer_of(folder, training={"seed": 2})
+    with pytest.raises(InputError, match="another deck"):
+        other.resume(tmp_path / "c")
+    (tmp_path / "c").write_bytes(b"PK" + b"x" * 100)
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        second.resume(tmp_path / "c")
+
+
+def test_scale_of_the_field_labels_is_found(folder):
+    deck = deck_of(folder)
+    systems = training_systems(deck, folder)
+    for parts in systems.values():
+        for system in parts:
+            system.field = 1.3 * system.field
+    options = {"prior": {"pair_functions": 10, "many_body_functions": 5}, "training": {"field_scale": "fit", "steps": 20, "checkpoint": 20}}
+    trainer = trainer_of(folder, systems, **options)
+    trainer.run()
+    assert trainer.model().provenance["field_scale"] == pytest.approx(1.3, rel=0.03)
+
+
+def test_transverse_only_does_not_see_the_part_along_the_spin(folder):
+    results = []
+    for along in (0.0, 0.5):
+        deck = deck_of(folder)
+        systems = training_systems(deck, folder)
+        for parts in systems.values():
+            for system in parts:
+                system.field = system.field + along * system.spin
+        trainer = trainer_of(folder, systems, training={"transverse_only": True, "steps": 10, "checkpoint": 10})
+        trainer.run()
+        results.append(trainer.log[-1]["field_mev_per_mub"])
+    assert results[1] == pytest.approx(results[0], rel=1e-3)
+
+
+def test_loss_is_deepmds(folder):
+    """Prefactors move with the rate as p = limit + (start − limit) rate/first rate."""
+    trainer = trainer_of(
+        folder, network={"precision": "float64"}, training={"energy": (2.0, 40.0), "force": (5.0, 0.5), "field": (0.0, 0.0)}
+    )  # fmt: skip
+    system = trainer.systems["train"][0]
+    prepared = trainer._get(system, 0)
+    e, f, m, _ = trainer._differences(prepared)
+    for part in (1.0, 0.25):
+        expected = (40.0 - 38.0 * part) * e**2 / 16 + (0.5 + 4.5 * part) * (f**2).mean()
+        found = trainer.loss(prepared, part * trainer.table.rate)
+        assert float(found.detach()) == pytest.approx(float(expected.detach()) * prepared.weight / (20e-3) ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": {"stepz": 3}}, "training.stepz.*did you mean 'steps'"),
+        ({"prior": {"enabled": False}, "network": {"descriptor": "invariants"}}, "needs the many-body prior"),
+        ({"network": {"axis": 64}}, "axis must not exceed"),
+        ({"data": {"train": ["nowhere"]}}, "nowhere"),
+    ],
+)
+def test_wrong_decks_are_refused(folder, change, message):
+    with pytest.raises(InputError, match=message):
+        deck = deck_of(folder, **change)
+        training_systems(deck, folder)
+
+
+def test_frames_of_the_test_set_must_be_new(folder):
+    with pytest.raises(InputError, match="also used in training"):
+        training_systems(deck_of(folder, data={"test": ["data"], "validation": 0.0}), folder)
