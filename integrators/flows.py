@@ -47,16 +47,23 @@ class Drift:
 
 
 class Kick:
-    """V: velocities change with constant forces."""
+    """V: velocities change with constant forces.
+
+    fields  whether to ask live potentials for their fields in the same evaluation, which the spin solver after a kick uses
+    """
 
     letter = "V"
     moves = "lattice"
+
+    def __init__(self):
+        self.fields = False
 
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """Nothing to keep."""
 
     def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """Kick for ``h`` ps; the model evaluates forces only if positions or spins have moved since the last time."""
-        forces = model.evaluate(Need.FORCE).forces
+        need = Need.FORCE | Need.FIELD if self.fields and model.live_terms() else Need.FORCE
+        forces = model.evaluate(need).forces
         _kick(state.natoms, state.velocities, forces, state.masses, h / AMU, BLOCK)
         return OK

@@ -32,6 +32,7 @@ import numpy as np
 from numba import njit, prange
 
 from spinmd.backend import BLOCK, aligned_zeros, block_count
+from spinmd.integrators.live_midpoint import LiveMidpoint
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.simd import (
     hsum,
@@ -244,6 +245,8 @@ class Midpoint:
         self.spherical = spherical
         self.evaluations = 0
         self.solves = 0
+        self._live: LiveMidpoint | None = None
+        self._turns = 1
 
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """Histories of fields for the extrapolated start, one for each of the ``turns`` in a step (these are equally spaced in
@@ -253,6 +256,7 @@ class Midpoint:
                 aux.per_atom[f"midpoint_field_{turn}_{slot}"] = np.zeros((state.natoms, 3))
             aux.globals[f"midpoint_history_{turn}"] = np.zeros(2, dtype=np.int64)  # newest, known
         aux.globals.setdefault("spin_heat", np.zeros(1))
+        self._turns = turns
         self._allocate(state.natoms)
 
     def _allocate(self, n: int) -> None:
@@ -266,11 +270,12 @@ class Midpoint:
         self._inverse = np.zeros(n)
 
     def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
-        """Turn the spins for ``h`` ps in the field of the couplings at the present positions (and of live terms)."""
+        """Turn the spins for ``h`` ps in the field of the couplings at the present positions."""
+        if model.live_terms():
+            return self._flow_live(state, aux, model, h, turn)
         n = state.natoms
         couplings = model.couplings()
-        live = bool(model.live_terms())
-        spherical = self.spherical or live
+        spherical = self.spherical
         gh = self.g_factor / HBAR * h
         self._inverse[:] = 0.0
         magnetic = state.moments > 0.0
@@ -284,15 +289,14 @@ class Midpoint:
         arguments = (weights, known, gh, spherical, self._w0, self._buffers[0], BLOCK)
         _start(n, state.spins, self._inverse, *past, *arguments)
         newest = (newest + 1) % HISTORY
-        simple = couplings.only_leading and couplings.constant is None and not live
+        simple = couplings.only_leading and couplings.constant is None
         external = self._external[:0] if simple else self._external
-        spins = state.spins.copy() if live else state.spins
         buffers, x, old_x, old_g = self._buffers, self._buffers[0], None, None
         status, change, rate = OK, 1.0, 0.5
         for iteration in range(self.iterations):
             g = next(b for b in buffers if b is not x and b is not old_x and b is not old_g)
             if not simple:
-                self._collect(state, model, couplings, x, live, spherical, iteration == 0)
+                self._collect(couplings, x, spherical, iteration == 0)
             _iterate(
                 n, self._w0, x, g, *couplings.leading(), external, self._inverse, self.damping, gh, spherical,
                 self._changes, BLOCK
@@ -314,8 +318,6 @@ class Midpoint:
                 x, old_x, old_g = g, x, g
         else:
             status = Status(Code.NOT_CONVERGED, message=f"spin midpoint not solved after {self.iterations} iterations")
-        if live:
-            state.spins[:] = spins
         _finish(n, self._w0, g, state.moments, self.damping, gh, state.spins, slots[newest], self._sums, BLOCK)
         work = float(self._sums[:, 0].sum())
         if work != work:
@@ -327,14 +329,23 @@ class Midpoint:
         model.moved(spins=True)
         return status
 
-    def _collect(self, state: State, model, couplings, w: np.ndarray, live: bool, spherical: bool, first: bool) -> None:
-        """H (eV) of everything that the iteration itself does not read: constant fields, further terms, live terms."""
+    def _flow_live(self, state: State, aux: Aux, model, h: float, turn: int) -> Status:
+        """A term without frozen couplings: the solver for live potentials takes over, with this one's settings."""
+        if self._live is None:
+            self._live = LiveMidpoint(self.damping, self.g_factor, self.tolerance, self.iterations, self.acceleration)
+            self._live.allocate(state)
+        if f"live_history_{turn}" not in aux.globals:
+            self._live.init(state, aux, 0, self._turns)
+        before = self._live.evaluations
+        status = self._live.flow(state, aux, model, h, turn)
+        self.evaluations += self._live.evaluations - before
+        self.solves += 1
+        return status
+
+    def _collect(self, couplings, w: np.ndarray, spherical: bool, first: bool) -> None:
+        """H (eV) of everything that the iteration itself does not read: constant fields, further terms."""
         external = self._external
         external[:] = 0.0
-        if live:
-            np.multiply(w[:, :3], state.moments[:, None], out=state.spins)
-            model.add_live_fields(external)
-            external *= state.moments[:, None]
         if couplings.constant is not None:
             external += couplings.constant
         couplings.add_linear_rest(w, external)

@@ -199,6 +199,7 @@ class Model:
 
     def add_live_fields(self, fields: np.ndarray) -> None:
         """Add F = −∂E/∂S (eV/µB) of the live terms at the state's present spins to ``fields`` (N, 3)."""
+        self._update_lists()
         energy, virial = np.zeros(1), np.zeros((3, 3))
         for k in self.live_terms():
             self.terms[k].add(self.state, self.pairs(k), TermOutput(energy, self._nothing, fields, virial), Need.FIELD)

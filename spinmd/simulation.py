@@ -75,6 +75,7 @@ class Simulation:
         self._seconds = 0.0
         self._steps = 0
         self._not_converged = 0
+        self._field_evaluations = 0
         self._output = deck.output if output else None
         self._force = force
         self._closed = False
@@ -136,6 +137,7 @@ class Simulation:
         for reporter, name in zip([self._table, *self._file], ("thermo", "trajectory", "checkpoint"), strict=False):
             reporter.every = THERMO_INTERVAL if stage.output is None else getattr(stage.output, name)
         first = self.state.clock.step
+        fields = getattr(self.integrator, "field_evaluations", 0)
         everybody = [self._table, *reporters[:-1], *self._file, reporters[-1]]
         try:
             result = run(
@@ -154,6 +156,7 @@ class Simulation:
         finally:
             done = self.state.clock.step - first
             self._steps += done
+            self._field_evaluations += getattr(self.integrator, "field_evaluations", 0) - fields
             self._steps_left[self._present] = max(self._steps_left[self._present] - done, 0)
         return result.reason
 
@@ -272,7 +275,8 @@ class Simulation:
             list_rebuilds=self._rebuilds + self.model.rebuilds,
             output=None if self._output is None else self._output.file,
         )
-        return values | {"steps_not_converged": self._not_converged}
+        fields = self._field_evaluations / self._steps if self._steps else None
+        return values | {"steps_not_converged": self._not_converged, "field_evaluations_per_step": fields}
 
     def _greeting(self) -> str:
         title = f"{self.deck.title}\n" if self.deck.title else ""

@@ -108,3 +108,12 @@ def rotate(wx, wy, wz, bx, by, bz, angle):
         c * wy + s * (nz * wx - nx * wz) + d * ny,
         c * wz + s * (nx * wy - ny * wx) + d * nz,
     )
+
+
+@njit(cache=True)
+def turning_field(x, y, z, fx, fy, fz, alpha):
+    """B = (F + α u × F)/(1 + α²) of a spin S = (x, y, z), u = S/|S|, which turns by dS/dt = (g/ħ) B × S."""
+    if alpha == 0.0:
+        return fx, fy, fz
+    inverse = 1.0 / math.sqrt(x * x + y * y + z * z + TINY)
+    return damped_field(x * inverse, y * inverse, z * inverse, fx, fy, fz, alpha)

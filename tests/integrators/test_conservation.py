@@ -8,7 +8,9 @@ import pytest
 from support.systems import bcc, every_spin_term, exchange, model, morse
 
 from spinmd.errors import InputError
+from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
+from spinmd.integrators.heun import Heun
 from spinmd.integrators.midpoint import Midpoint
 from spinmd.integrators.parameters import IntegratorParameters
 from spinmd.integrators.splitting import Splitting, build_integrator
@@ -26,6 +28,8 @@ SOLVERS = {
     "spherical-midpoint": lambda **k: Midpoint(**{"tolerance": 1e-12, "spherical": True, **k}),
     "suzuki-trotter": lambda **k: SuzukiTrotter(**k),
 }
+EXPLICIT = {"depondt-mertens": lambda **k: DepondtMertens(**k), "heun": lambda **k: Heun(**k)}
+ALL = SOLVERS | EXPLICIT
 
 
 def trajectory(state, terms, sequence, dt, steps, solver, every=1, threads=1):
@@ -42,16 +46,16 @@ def trajectory(state, terms, sequence, dt, steps, solver, every=1, threads=1):
     return 1000.0 * np.array(energies) / state.natoms
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", ALL)
 def test_lengths_total_spin_and_momentum_are_conserved(name):
     """|S_i| always; ΣS by the midpoint (isotropic exchange on a moving lattice); Σ m v."""
     state = bcc(3, seed=2)
     before = state.copy()
-    trajectory(state, [morse(), exchange()], "V S R S V", 1e-3, 200, SOLVERS[name]())
+    trajectory(state, [morse(), exchange()], "V S R S V", 1e-3, 200, ALL[name]())
     np.testing.assert_allclose(np.linalg.norm(state.spins, axis=1), np.linalg.norm(before.spins, axis=1), rtol=1e-12)
     np.testing.assert_allclose(state.masses @ state.velocities, 0.0, atol=1e-8)
     change = np.abs(state.spins.sum(axis=0) - before.spins.sum(axis=0)).max()
-    if name != "suzuki-trotter":
+    if "midpoint" in name:
         assert change < 1e-8
     assert np.abs(state.spins - before.spins).max() > 0.5  # they did move
 
@@ -98,13 +102,14 @@ def test_time_reversal_returns_to_the_start(name):
     np.testing.assert_allclose(state.unwrapped(), before.unwrapped(), atol=1e-6)
 
 
-def test_damping_lowers_the_energy_and_the_account_closes():
+@pytest.mark.parametrize("name", [name for name in ALL if name != "suzuki-trotter"])
+def test_damping_lowers_the_energy_and_the_account_closes(name):
     """Energy plus the heat taken by damping is constant to the order of the integrator."""
     energies = {}
     for dt in (1e-3, 5e-4):
         state = bcc(2, seed=7, temperature=0.0)
         system = model(state, every_spin_term())
-        integrator = Splitting("S", dt, {"S": Midpoint(damping=0.1, tolerance=1e-12)})
+        integrator = Splitting("S", dt, {"S": ALL[name](damping=0.1)})
         aux = integrator.init(state, 0)
         first = system.evaluate(Need.ENERGY).energy
         for _ in range(round(0.1 / dt)):
@@ -112,7 +117,7 @@ def test_damping_lowers_the_energy_and_the_account_closes():
         evaluation = system.evaluate(Need.ENERGY)
         assert evaluation.energy < first - 0.1
         energies[dt] = abs(integrator.conserved(state, aux, evaluation) - first)
-    assert energies[1e-3] < 1e-4
+    assert energies[1e-3] < (1e-4 if name == "midpoint" else 5e-2)
     assert energies[1e-3] / energies[5e-4] > 3.5
 
 
@@ -142,7 +147,7 @@ def test_sorting_in_space_does_not_change_the_physics():
         np.testing.assert_allclose(one, other, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", ALL)
 def test_reference_trajectory_of_lammps(name, shared):
     """250 atoms, EAM + exchange, from ../shared: energies after 50 and 100 fs at a shorter step than LAMMPS's 1 fs."""
     data = np.load(shared / "reference/lammps/sld250_nve_dt0.001.npz")
@@ -152,7 +157,7 @@ def test_reference_trajectory_of_lammps(name, shared):
     )  # fmt: skip
     terms = [EAM(file=shared / "data/potentials/Fe_mm.eam.fs"), exchange(smoothing=0.0)]
     system = model(state, terms)
-    integrator = Splitting("V S R S V", 2.5e-4, {"R": Drift(), "V": Kick(), "S": SOLVERS[name]()})
+    integrator = Splitting("V S R S V", 2.5e-4, {"R": Drift(), "V": Kick(), "S": ALL[name]()})
     aux = integrator.init(state, 0)
     columns = str(data["columns"]).split()
     rows = {int(row[0]): dict(zip(columns, row, strict=True)) for row in data["thermo"]}
