@@ -99,7 +99,10 @@ def train(
         if systems[name]:
             report[name] = trainer.errors(name, trainer.best_weights)
     report["field_scale"] = model.provenance["field_scale"]
-    model.provenance |= {"spinmd": __version__, **{k: report[k] for k in ("validation", "test", "steps") if k in report}}
+    model.provenance |= {
+        "spinmd": __version__,
+        **{k: report[k] for k in ("validation", "test", "steps") if k in report},
+    }
     write_model(model, target)
     draw_learning_curve(trainer.log, beside["figure"], deck.title)
     beside["checkpoint"].unlink(missing_ok=True)
@@ -123,7 +126,8 @@ def _check_target(target: Path, checkpoint: Path, resume: bool, force: bool) -> 
         raise InputError(f"{target} exists; give --force to replace it", place)
     if checkpoint.exists() and not (force or resume):
         raise InputError(
-            f"{checkpoint} is left from a training that was stopped; give --resume to go on, or --force to begin anew", place
+            f"{checkpoint} is left from a training that was stopped; give --resume to go on, or --force to begin anew",
+            place,
         )
 
 
