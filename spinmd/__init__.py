@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from spinmd import jitcache
 
 if TYPE_CHECKING:
+    from spinmd.ase_calculator import SpinmdCalculator
     from spinmd.building import build
     from spinmd.deck import load_deck
     from spinmd.errors import DivergedError, InputError, SpinmdError, StoppedError
@@ -35,6 +36,7 @@ __all__ = [
     "Parameters",
     "Simulation",
     "SpinTerm",
+    "SpinmdCalculator",
     "SpinmdError",
     "State",
     "StoppedError",
@@ -55,6 +57,7 @@ _HOMES = {
     "Parameters": "spinmd.parameters",
     "Simulation": "spinmd.simulation",
     "SpinTerm": "spinmd.protocols",
+    "SpinmdCalculator": "spinmd.ase_calculator",
     "SpinmdError": "spinmd.errors",
     "State": "spinmd.state",
     "StoppedError": "spinmd.errors",

@@ -211,13 +211,17 @@ def dataset(
 def schema(
     as_json: Annotated[bool, typer.Option("--json", help="as JSON schemas")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="as Markdown (the default)")] = False,
+    training: Annotated[bool, typer.Option("--training", help="of the training deck, which spinmd train reads")] = False,
 ) -> None:
     """The reference of the deck: every table, every kind of potential, every parameter."""
-    from spinmd.schema import document, markdown
+    from spinmd.schema import document, markdown, training_document, training_markdown
 
     if as_json and as_markdown:
         raise InputError("give --json or --markdown, not both", "schema")
-    print(json.dumps(document(), indent=2, default=str) if as_json else markdown())
+    if as_json:
+        print(json.dumps(training_document() if training else document(), indent=2, default=str))
+    else:
+        print(training_markdown() if training else markdown())
 
 
 @app.command()

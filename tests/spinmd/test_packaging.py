@@ -25,15 +25,17 @@ LAYERS = (
     {"errors", "units", "jitcache"},
     {"state"},
     {"protocols", "parameters"},
-    {"backend", "simd", "cell_list", "neighbors", "rng", "structure", "crystal", "textures"}
-    | {"model", "couplings", "spin_laws", "spin_temperature"}
+    {"backend", "simd", "simd_extra", "simd_matrix", "cell_list", "neighbors", "rng", "structure", "crystal", "textures"}
+    | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
     | {"run", "drift", "output", "h5md", "segments", "checkpoint", "reporters"},
     set(ROOMS),
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation"},
-    {"learning", "interop", "testing"},
+    {"learning", "interop", "testing", "ase_calculator"},
     {"cli"},
     {"__main__"},
 )
+# they train, need torch, and are imported inside functions only
+TORCH_MODULES = {f"spinmd.potentials.deepspin.{name}" for name in ("torch_network", "torch_invariants", "training")}
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 
@@ -97,8 +99,10 @@ def import_faults(name: str, tree: ast.Module) -> list[str]:
     for target, line, at_top in imported(tree):
         parts = target.split(".")
         where = f"{name} line {line}: {target}"
-        if parts[0] == "torch" and (at_top or not name.startswith("spinmd.potentials.deepspin")):
-            faults.append(f"{where} belongs inside functions of spinmd.potentials.deepspin")
+        if {target, target.rpartition(".")[0]} & TORCH_MODULES and at_top and name not in TORCH_MODULES:
+            faults.append(f"{where} brings torch along; import it inside a function")
+        if parts[0] == "torch" and name not in TORCH_MODULES:
+            faults.append(f"{where} belongs to {', '.join(sorted(TORCH_MODULES))}")
         if parts[0] in ROOMS:
             faults.append(f"{where} is to be imported as spinmd.{parts[0]}")
         if parts[0] != "spinmd" or len(parts) == 1:
@@ -264,7 +268,8 @@ def test_imports_go_downwards():
         ("spinmd.testing", "from spinmd.cli import main"),
         ("spinmd.potentials.eam", "import potentials.base"),
         ("spinmd.potentials.eam", "def f():\n    import torch"),
-        ("spinmd.potentials.deepspin.train", "import torch"),
+        ("spinmd.potentials.deepspin.potential", "def f():\n    import torch"),
+        ("spinmd.learning.train", "from spinmd.potentials.deepspin.training import Trainer"),
         ("spinmd.model", "from spinmd import State"),
     ],
 )
