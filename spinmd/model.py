@@ -13,7 +13,7 @@ from spinmd.couplings import SpinHamiltonian
 from spinmd.errors import DivergedError, InputError
 from spinmd.neighbors import DEFAULT_SKIN, NeighbourLists
 from spinmd.protocols import Aux, Code, Evaluation, Need, Potential, TermOutput
-from spinmd.spin_temperature import spin_temperature
+from spinmd.spin_temperature import sampled_curvature, spin_temperature
 from spinmd.state import State
 
 
@@ -213,7 +213,8 @@ class Model:
         if not self.magnetic_terms.any():
             return float("nan")
         fields = self.evaluate(Need.FIELD).fields
-        return spin_temperature(self.state, fields, self.couplings())
+        live = sampled_curvature(self.state, self.add_live_fields) if self.live_terms() else 0.0
+        return spin_temperature(self.state, fields, self.couplings(), live)
 
 
 def _unique_names(names: list[str]) -> tuple[str, ...]:

@@ -1,13 +1,18 @@
 """Temperature of spins from their configuration: how strongly they are torqued against how stiffly they are held."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from spinmd.couplings import SpinHamiltonian, entries_of
 from spinmd.state import State
 from spinmd.units import BOLTZMANN
 
+PROBE_STEP = 1.0e-3  # relative to |S|
+PROBE_SEED = 20221
 
-def spin_temperature(state: State, fields: np.ndarray, couplings: SpinHamiltonian) -> float:
+
+def spin_temperature(state: State, fields: np.ndarray, couplings: SpinHamiltonian, live_curvature: float = 0.0) -> float:
     """k_B T = Σ|S×F|² / Σ(2 S·F + |S|² tr H_ii − S·H_ii·S), H_ii = ∂²E/∂S_i∂S_i, in K; nan if the denominator vanishes.
 
     ``fields`` (N, 3) eV/µB at the state's spins. Pair terms linear in each spin have H_ii = 0; uniaxial, cubic and biquadratic
@@ -19,10 +24,29 @@ def spin_temperature(state: State, fields: np.ndarray, couplings: SpinHamiltonia
     magnetic = state.moments > 0.0
     inverse = np.divide(1.0, state.moments, out=np.zeros_like(state.moments), where=magnetic)
     w = spins * inverse[:, None]
-    denominator += on_site_curvature(w, couplings)
+    denominator += on_site_curvature(w, couplings) + live_curvature
     if denominator == 0.0:
         return float("nan")
     return torque2 / (denominator * BOLTZMANN)
+
+
+def sampled_curvature(state: State, add_fields: Callable[[np.ndarray], None]) -> float:
+    """Σ_i (|S_i|² tr H_ii − S_i·H_ii·S_i), eV, of terms of which only the fields are known.
+
+    Two evaluations of the fields, ``add_fields(array)``: with random v_i across S_i, ⟨v_i v_iᵀ⟩ = |S|² − S Sᵀ and ⟨v_i v_jᵀ⟩ = 0 for i ≠ j,
+    the mean of Σ_ij v_i·H_ij·v_j is the sum (Hutchinson's estimate of a trace). The v are the same in every call, so that a run
+    can be repeated; averages over time and over many atoms are right, one value scatters.
+    """
+    spins, rng = state.spins.copy(), np.random.default_rng(PROBE_SEED)
+    probe = np.cross(spins, rng.normal(size=spins.shape)[np.argsort(np.argsort(state.ids))])
+    sums = []
+    for sign in (1.0, -1.0):
+        state.spins[:] = spins + sign * PROBE_STEP * probe
+        fields = np.zeros_like(spins)
+        add_fields(fields)
+        sums.append(float(np.einsum("ia,ia->", fields, probe)))
+    state.spins[:] = spins
+    return -(sums[0] - sums[1]) / (2.0 * PROBE_STEP)
 
 
 def on_site_curvature(w: np.ndarray, couplings: SpinHamiltonian) -> float:
