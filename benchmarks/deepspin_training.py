@@ -102,14 +102,18 @@ def errors(potential, systems) -> dict:
     for group, names in groups.items():
         chosen = [s for s in systems if any(s.name == f"FCC_Fe_{name}" for name in names)]
         report = accuracy(chosen, evaluate_systems([potential], chosen))
-        result[group] = {key: report[key] for key in report if key.endswith(("per_atom", "per_ang", "per_mub")) and "rmse" in key}
+        result[group] = {
+            key: report[key] for key in report if key.endswith(("per_atom", "per_ang", "per_mub")) and "rmse" in key
+        }
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--dp", help="the program dp of an environment with deepmd-kit 3.2; without it only spinmd is measured")
+    parser.add_argument(
+        "--dp", help="the program dp of an environment with deepmd-kit 3.2; without it only spinmd is measured"
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=None, help="of spinmd; default: what fits into the time")
     parser.add_argument("--json", type=Path)
@@ -150,11 +154,14 @@ def main() -> None:
             "steps": steps, "seconds": wall, "seconds_per_step": done["seconds_per_step"], "frames_per_step": 2,
             "errors": errors(DeepSpin(model=folder / "fe.h5"), parts["test"]),
         }  # fmt: skip
-        same = trained(60, descriptor="virtual-atoms", time_reversal=False)  # the network of DeePMD-kit, two frames a step
+        same = trained(
+            60, descriptor="virtual-atoms", time_reversal=False
+        )  # the network of DeePMD-kit, two frames a step
         report["spinmd_same_network"] = {"seconds_per_frame": same["seconds_per_step"] / 2}
     if arguments.dp:
         report["ratios"] = {
-            "seconds_per_frame": report["deepmd"]["seconds_per_step"] / report["spinmd_same_network"]["seconds_per_frame"],
+            "seconds_per_frame": report["deepmd"]["seconds_per_step"]
+            / report["spinmd_same_network"]["seconds_per_frame"],
             "errors": {
                 group: {key: report["deepmd"]["errors"][group][key] / value for key, value in values.items()}
                 for group, values in report["spinmd"]["errors"].items()

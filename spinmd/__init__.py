@@ -4,7 +4,7 @@ The public names live here and are imported on first use: ``import spinmd`` itse
 
     import spinmd
 
-    deck = spinmd.load_deck("inputs/quickstart.toml")
+    deck = spinmd.load_deck("inputs/bcc_iron.toml")
     simulation = spinmd.build(deck)
 """
 

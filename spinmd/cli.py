@@ -155,7 +155,9 @@ def test(
     model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
     data: Annotated[list[str], typer.Argument(help="folders of labelled frames, or patterns", show_default=False)],
     as_json: Annotated[Path | None, typer.Option("--json", help="write all errors to this JSON file")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="write parity figures to this file (PNG, PDF, SVG)")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="write parity figures to this file (PNG, PDF, SVG)")
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Errors of a model on labelled frames: energy, force, field, transverse field and torque."""
@@ -169,7 +171,9 @@ def test(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="a model of DeePMD-kit (.dp .yaml .pt .pth) or of spinmd")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="a model of DeePMD-kit (.dp .yaml .pt .pth) or of spinmd")
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="a model file: .h5 for spinmd, .dp for DeePMD-kit")],
     force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
 ) -> None:
@@ -211,7 +215,7 @@ def dataset(
 def schema(
     as_json: Annotated[bool, typer.Option("--json", help="as JSON schemas")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="as Markdown (the default)")] = False,
-    training: Annotated[bool, typer.Option("--training", help="of the training deck, which spinmd train reads")] = False,
+    training: Annotated[bool, typer.Option("--training", help="of the deck of spinmd train")] = False,
 ) -> None:
     """The reference of the deck: every table, every kind of potential, every parameter."""
     from spinmd.schema import document, markdown, training_document, training_markdown

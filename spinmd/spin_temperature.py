@@ -12,7 +12,9 @@ PROBE_STEP = 1.0e-3  # relative to |S|
 PROBE_SEED = 20221
 
 
-def spin_temperature(state: State, fields: np.ndarray, couplings: SpinHamiltonian, live_curvature: float = 0.0) -> float:
+def spin_temperature(
+    state: State, fields: np.ndarray, couplings: SpinHamiltonian, live_curvature: float = 0.0
+) -> float:
     """k_B T = Σ|S×F|² / Σ(2 S·F + |S|² tr H_ii − S·H_ii·S), H_ii = ∂²E/∂S_i∂S_i, in K; nan if the denominator vanishes.
 
     ``fields`` (N, 3) eV/µB at the state's spins. Pair terms linear in each spin have H_ii = 0; uniaxial, cubic and biquadratic

@@ -4,8 +4,9 @@
     python docs/examples/fcc_iron_energy.py my_model.h5 --figure mine.png
 
 Three collinear orders of the layers along z: ferromagnetic ++++, antiferromagnetic +-+- (AFM), antiferromagnetic double layer
-++-- (AFMD). The default model has learned from AFMD alone, in one cell; grey in the figure is where its bulk data are. Far
-from there the curves are what the model makes of it, and no prediction. Energies count from the lowest of their table.
+++-- (AFMD). The default model has learned from AFMD alone (spins up to 40 degrees off it), in one cell; grey in the figure is
+where its bulk data are. Far from there, and for the other orders, the curves show how the model extrapolates: they are no
+predictions. Energies count from the lowest of their table.
 """
 
 import argparse
@@ -32,7 +33,7 @@ ANGLES = np.linspace(0.0, 180.0, 25)  # degrees
 ANGLE_LENGTHS = (1.2, 1.3, 1.4)  # µB
 LENGTHS = np.linspace(0.9, 1.7, 17)  # µB
 
-# Bulk frames behind the default model: one cell; angle between the mean spins of the sublattices; spin lengths
+# Bulk frames behind the default model, all of them AFMD: lattice constant; angle between mean spins of sublattices; lengths
 DATA_A, DATA_ANGLES, DATA_LENGTHS = 3.5495, (167.0, 180.0), (1.12, 1.52)
 
 
@@ -99,17 +100,23 @@ def print_tables(panels) -> None:
         print()
 
 
-def plot(panels, path: Path, title: str) -> None:
+def mark_data(axes) -> None:
+    """Grey where the bulk frames of the default model are; they are AFMD."""
+    grey = {"color": "0.88", "zorder": 0, "label": "training data (AFMD)"}
+    axes[0].axvline(DATA_A, linewidth=4, **grey)
+    axes[1].axvspan(*DATA_ANGLES, **grey)
+    axes[2].axvspan(*DATA_LENGTHS, **grey)
+
+
+def plot(panels, path: Path, title: str, mark: bool) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), layout="constrained")
     (a, by_a), (angle, by_angle), (length, by_length) = panels.values()
-    grey = {"color": "0.9", "zorder": 0}
-
-    axes[0].axvline(DATA_A, color="0.8", linewidth=4, zorder=0, label="training data")
+    if mark:
+        mark_data(axes)
     for order, values in by_a.items():
         axes[0].plot(a, values, ".-", color=COLOURS[order], label=order)
     axes[0].set(xlabel="lattice constant a (Å)", title=f"(a) |S| = {LENGTH} µB")
 
-    axes[1].axvspan(*DATA_ANGLES, **grey)  # of AFMD
     shades = dict(zip(ANGLE_LENGTHS, (0.35, 0.65, 1.0), strict=True))
     for name, values in by_angle.items():
         order, moment = name
@@ -118,7 +125,6 @@ def plot(panels, path: Path, title: str) -> None:
     axes[1].set(xlabel="angle between the sublattices (degrees)", title=f"(b) a = {A} Å", xlim=(0, 180))
     axes[1].set_xticks(range(0, 181, 30))
 
-    axes[2].axvspan(*DATA_LENGTHS, **grey, label="training data")
     for order, values in by_length.items():
         axes[2].plot(length, values, ".-", color=COLOURS[order], label=order)
     axes[2].set(xlabel="spin length |S| (µB)", title=f"(c) a = {A} Å")
@@ -140,7 +146,7 @@ def main() -> None:
     arguments = parser.parse_args()
     panels = curves(Crystal(arguments.model))
     print_tables(panels)
-    plot(panels, arguments.figure, f"fcc iron, {arguments.model.name}")
+    plot(panels, arguments.figure, f"fcc iron, {arguments.model.name}", mark=arguments.model.resolve() == MODEL)
     print(f"figure: {arguments.figure}")
 
 

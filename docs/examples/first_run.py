@@ -3,7 +3,7 @@
     python docs/examples/first_run.py                # a few seconds; writes first_run.png into the present folder
     python docs/examples/first_run.py --steps 50 --cells 4 --figure short.png
 
-The system is that of inputs/quickstart.toml, bcc iron whose lattice starts at 300 K and whose spins start on a cone, in a
+The system is that of inputs/bcc_iron.toml, bcc iron whose lattice starts at 300 K and whose spins start on a cone, in a
 smaller cell, on a wider cone and with an easy axis along x, which lets the magnetisation turn.
 """
 
@@ -18,12 +18,12 @@ import spinmd
 matplotlib.use("Agg")  # draws into files: no screen needed
 import matplotlib.pyplot as plt
 
-DECK = Path(__file__).resolve().parents[2] / "inputs" / "quickstart.toml"
+DECK = Path(__file__).resolve().parents[2] / "inputs" / "bcc_iron.toml"
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}  # legends cover no curve
 
 
 def simulate(steps: int, cells: int) -> spinmd.Simulation:
-    """Run the quickstart deck in a cell of ``cells``³ unit cells; nothing is written."""
+    """Run the deck of bcc iron in a cell of ``cells``³ unit cells; nothing is written."""
     deck = spinmd.load_deck(DECK)
     easy_axis = {"kind": "anisotropy", "parameters": {"K": "5 meV", "axis": [1, 0, 0]}}
     changes = {

@@ -6,8 +6,8 @@ import numpy as np
 
 from spinmd.backend import BLOCK, aligned_zeros, block_count
 from spinmd.errors import InputError
-from spinmd.potentials.deepspin.kernels_lists import sort_list
 from spinmd.potentials.deepspin.invariant_kernels import pack_invariants
+from spinmd.potentials.deepspin.kernels_lists import sort_list
 from spinmd.potentials.deepspin.model import Net
 from spinmd.potentials.deepspin.prior import GROUPS, LANDAU, MOST_FUNCTIONS, TERMS, Prior
 from spinmd.potentials.deepspin.prior_kernels import (

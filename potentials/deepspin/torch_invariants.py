@@ -108,7 +108,11 @@ class TorchInvariants(nn.Module):
                     values.append(parts[-1])
                     slopes.append(
                         np.concatenate(
-                            [dangular * f[:, None, None], angular[:, :, None] * by_j[:, None], angular[:, :, None] * by_i[:, None]],
+                            [
+                                dangular * f[:, None, None],
+                                angular[:, :, None] * by_j[:, None],
+                                angular[:, :, None] * by_i[:, None],
+                            ],
                             axis=2,
                         )
                     )
@@ -170,7 +174,9 @@ class TorchInvariants(nn.Module):
     def whitened(self, frame: PreparedInvariants) -> None:
         """Replace z of a frame by what the nets see (once)."""
         frame.z = [
-            (z - getattr(self, f"centre_{a}")) @ getattr(self, f"mix_{a}") if z.shape[1] != self.nets[a][0].weight.shape[0] else z
+            (z - getattr(self, f"centre_{a}")) @ getattr(self, f"mix_{a}")
+            if z.shape[1] != self.nets[a][0].weight.shape[0]
+            else z
             for a, z in enumerate(frame.z)
         ]
 

@@ -90,7 +90,9 @@ class Trainer:
         for name in ("validation", "test"):
             for system in systems[name]:
                 element_types(system, self.elements)
-        self.settings = training_settings(systems["train"], **(deck.prior.settings if deck.prior.enabled else {"cutoff": 5.0}))
+        self.settings = training_settings(
+            systems["train"], **(deck.prior.settings if deck.prior.enabled else {"cutoff": 5.0})
+        )
         self.settings["elements"] = list(self.elements)
         self.magnetic = np.array(self.settings["magnetic"])
         if not self.magnetic.any():
@@ -110,10 +112,18 @@ class Trainer:
                 self.settings, train, Weights(robust=deck.prior.robust or None), field_scale=self.table.field_scale,
                 transverse_only=self.table.transverse_only, progress=self.progress,
             )  # fmt: skip
-            self.prior, self.shift, self.scale, self.prior_report = fit.prior, np.asarray(fit.shift), fit.field_scale, fit.report
+            self.prior, self.shift, self.scale, self.prior_report = (
+                fit.prior,
+                np.asarray(fit.shift),
+                fit.field_scale,
+                fit.report,
+            )
         else:
             counts = np.concatenate(
-                [np.tile(np.bincount(element_types(s, self.elements), minlength=len(self.elements)), (s.frames, 1)) for s in train]
+                [
+                    np.tile(np.bincount(element_types(s, self.elements), minlength=len(self.elements)), (s.frames, 1))
+                    for s in train
+                ]
             )
             self.shift = np.linalg.lstsq(counts.astype(float), np.concatenate([s.energy for s in train]), rcond=None)[0]
             if self.table.field_scale != "fit":
@@ -122,13 +132,17 @@ class Trainer:
         network = invariants = None
         eta = self.virtual_scale()
         if deck.descriptor in ("virtual-atoms", "both"):
-            start = starting_network(deck.network, self.elements, self.magnetic, eta, train, rng, quiet=deck.prior.enabled)
+            start = starting_network(
+                deck.network, self.elements, self.magnetic, eta, train, rng, quiet=deck.prior.enabled
+            )
             network = TorchNetwork(start, eta, time_reversal=deck.network.time_reversal, dtype=self.dtype)
         if deck.descriptor in ("invariants", "both"):
             nets = starting_invariants(deck.network, self.prior, rng)
             invariants = TorchInvariants(self.prior, nets, self.dtype)
         self.whole_factor = self._coordinates() if self._trains_prior() else None
-        self.trained = Trained(network, invariants, self.whole_factor.shape[1] if self.whole_factor is not None else 0, self.dtype)
+        self.trained = Trained(
+            network, invariants, self.whole_factor.shape[1] if self.whole_factor is not None else 0, self.dtype
+        )
         self._prepare_frames()
         self.average = [p.detach().clone() for p in self.trained.parameters()]
         self.best_weights = [p.clone() for p in self.average]
@@ -157,8 +171,14 @@ class Trainer:
         for system in self.systems["train"]:
             types = element_types(system, self.elements)
             for f in range(0, system.frames, max(1, system.frames // 40)):
-                rows = design(self.prior, types, system.box[f], system.coord[f], system.spin[f], periodic=system.periodic)
-                for part, sigma in ((rows.positions, FORCE_SIGMA), (rows.spins, 5e-3), (rows.energy[:, None], 0.3e-3 * system.natoms**0.5)):
+                rows = design(
+                    self.prior, types, system.box[f], system.coord[f], system.spin[f], periodic=system.periodic
+                )
+                for part, sigma in (
+                    (rows.positions, FORCE_SIGMA),
+                    (rows.spins, 5e-3),
+                    (rows.energy[:, None], 0.3e-3 * system.natoms**0.5),
+                ):
                     part = part / sigma
                     gram += part @ part.T
         scale = np.sqrt(np.maximum(np.diag(gram), 1e-30))
@@ -184,7 +204,9 @@ class Trainer:
         self.prepared = {}
         if self.kept:
             for name in ("train", "validation"):
-                for item in tqdm(self._frames(name), desc=f"prepare {name}", unit="frame", disable=not self.progress, leave=False):
+                for item in tqdm(
+                    self._frames(name), desc=f"prepare {name}", unit="frame", disable=not self.progress, leave=False
+                ):
                     self.prepared[id(item[0]), item[1]] = self._frame(*item)
 
     def _get(self, system: System, f: int) -> Frame:
@@ -262,7 +284,11 @@ class Trainer:
     def loss(self, frame: Frame, rate: float) -> torch.Tensor:
         """Loss of one frame at a learning rate; about one where forces are off by 20 meV/Å."""
         part = rate / self.table.rate
-        p = {name: limit + (start - limit) * part for name in ("energy", "force", "field", "virial") for start, limit in [getattr(self.table, name)]}
+        p = {
+            name: limit + (start - limit) * part
+            for name in ("energy", "force", "field", "virial")
+            for start, limit in [getattr(self.table, name)]
+        }
         energy, force, field, virial = self._differences(frame)
         total = p["energy"] * energy**2 / frame.natoms + p["force"] * (force**2).mean()
         total = total + p["field"] * (field**2).sum() / (3.0 * frame.magnetic.sum().clamp(min=1.0))
@@ -318,7 +344,9 @@ class Trainer:
             if self.step % every == 0 or self.step == steps:
                 self.seconds = before + time.perf_counter() - began
                 row = self._validate(running, log_file, self.seconds)
-                bar.set_postfix_str(f"{row['energy_mev_per_atom']:.2f} meV/atom {row['force_mev_per_ang']:.1f} meV/Å {row['field_mev_per_mub']:.2f} meV/µB")
+                bar.set_postfix_str(
+                    f"{row['energy_mev_per_atom']:.2f} meV/atom {row['force_mev_per_ang']:.1f} meV/Å {row['field_mev_per_mub']:.2f} meV/µB"
+                )
                 self.running = running
                 if checkpoint is not None:
                     self.save(checkpoint)
@@ -344,10 +372,16 @@ class Trainer:
         score = total = 0.0
         for item in self._frames(name):
             frame = self._get(*item) if name != "test" else self._frame(*item)
-            energy, force, field, _ = (None if d is None else d.detach().double().numpy() for d in self._differences(frame))
+            energy, force, field, _ = (
+                None if d is None else d.detach().double().numpy() for d in self._differences(frame)
+            )
             sums += [(energy / frame.natoms) ** 2, (force**2).sum(), (field**2).sum()]
             count += [1, force.size, 3 * float(frame.magnetic.sum())]
-            score += frame.weight * (self.table.energy[1] * energy**2 / frame.natoms + self.table.force[1] * (force**2).mean() + self.table.field[1] * (field**2).mean())
+            score += frame.weight * (
+                self.table.energy[1] * energy**2 / frame.natoms
+                + self.table.force[1] * (force**2).mean()
+                + self.table.field[1] * (field**2).mean()
+            )
             total += frame.weight
         self.trained.train(True)
         self._load(present)
@@ -396,7 +430,9 @@ class Trainer:
         except FileNotFoundError:
             raise InputError(f"there is no checkpoint {path} to go on from; leave --resume out", "--resume") from None
         except Exception as error:  # torch raises whatever its unpickler meets
-            raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}); delete it", "--resume") from None
+            raise InputError(
+                f"{path} is not a readable checkpoint ({type(error).__name__}); delete it", "--resume"
+            ) from None
         if content["fingerprint"] != self.fingerprint():
             raise InputError(f"{path} belongs to another deck or other data; delete it or restore the deck", "--resume")
         self.step, self.best, self.seconds, self.running = (content[k] for k in ("step", "best", "seconds", "running"))
@@ -410,7 +446,9 @@ class Trainer:
         self._load(self.best_weights)
         trained, prior = self.trained, self.prior
         if self.whole_factor is not None:
-            prior = prior.with_coefficients(prior.coefficients + self.whole_factor @ trained.changes.detach().double().numpy())
+            prior = prior.with_coefficients(
+                prior.coefficients + self.whole_factor @ trained.changes.detach().double().numpy()
+            )
         scale = self.scale * math.exp(float(trained.log_scale.detach()))
         network = None if trained.network is None else trained.network.weights()
         if network is not None:
@@ -425,7 +463,10 @@ class Trainer:
     def _seen(self) -> SeenRange:
         lengths = np.zeros((len(self.elements), 2))
         for t in np.flatnonzero(self.magnetic):
-            all_lengths = [np.linalg.norm(s.spin[:, element_types(s, self.elements) == t], axis=-1).ravel() for s in self.systems["train"]]
+            all_lengths = [
+                np.linalg.norm(s.spin[:, element_types(s, self.elements) == t], axis=-1).ravel()
+                for s in self.systems["train"]
+            ]
             joined = np.concatenate(all_lengths)
             lengths[t] = joined.min(), joined.max()
         return SeenRange(np.array(self.settings["shortest"]), lengths)
@@ -438,7 +479,7 @@ class Trainer:
                 name: [{"name": Path(s.name).name, "frames": s.frames, "atoms": s.natoms} for s in systems]
                 for name, systems in self.systems.items()
             },
-            "prior_fit": {k: v for k, v in self.prior_report.items() if isinstance(v, (int, float, str, dict))},
+            "prior_fit": {k: v for k, v in self.prior_report.items() if k != "held_out_errors"},
             "best_validation": min(self.log, key=lambda row: row["score"]) if self.log else {},
             "torch": torch.__version__,
         }

@@ -16,7 +16,8 @@ class DataParameters(Parameters):
 
     train: tuple[str, ...] = Field(min_length=1, description="systems, relative to the deck")
     validation: Fraction | tuple[str, ...] = Field(
-        0.1, description="fraction of the train frames, spread evenly, or systems of their own; chooses the best weights"
+        0.1,
+        description="fraction of the train frames, spread evenly, or systems of their own; chooses the best weights",
     )
     test: Fraction | tuple[str, ...] = Field(
         0.0, description="fraction of the train frames, or systems; used neither in training nor in stopping"
@@ -59,7 +60,9 @@ class NetworkTable(Parameters):
         "both; none: the prior alone; default: invariants with a many-body prior, virtual-atoms without",
     )
     precision: Literal["float32", "float64"] = Field("float32", description="numbers of the nets in training")
-    invariant_fitting: tuple[Width, ...] = Field((64, 64), min_length=1, description="widths of the net over invariants")
+    invariant_fitting: tuple[Width, ...] = Field(
+        (64, 64), min_length=1, description="widths of the net over invariants"
+    )
     components: Width = Field(200, description="principal components of the invariants that the net sees")
     cutoff: Length = Field(6.0, gt=0.0, description="of the virtual-atom network")
     cutoff_smooth: Length | None = Field(None, ge=0.0, description="where it begins to fall; default half the cutoff")
@@ -67,7 +70,9 @@ class NetworkTable(Parameters):
     axis: Width = Field(12, description="second width of the descriptor")
     fitting: tuple[Width, ...] = Field((120, 120, 120), min_length=1, description="widths of the fitting nets")
     activation: Literal["tanh", "sigmoid", "softplus", "gelu", "silu"] = Field("tanh", description="of all nets")
-    virtual_scale: float | dict[str, float] = Field(0.3, description="η, Å/µB: virtual atoms at R + ηS; per element too")
+    virtual_scale: float | dict[str, float] = Field(
+        0.3, description="η, Å/µB: virtual atoms at R + ηS; per element too"
+    )
     time_reversal: bool = Field(True, description="energy of the network: the mean over S and −S")
 
     @model_validator(mode="after")

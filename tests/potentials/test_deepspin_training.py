@@ -161,7 +161,9 @@ def trainer_of(folder, systems=None, **tables):
 
 @pytest.mark.parametrize("descriptor", ["invariants", "both"])
 def test_training_improves_on_the_prior_and_keeps_frames_apart(folder, descriptor):
-    trainer = trainer_of(folder, network={"descriptor": descriptor}, training={"steps": 150, "checkpoint": 50, "rate": 3e-3})
+    trainer = trainer_of(
+        folder, network={"descriptor": descriptor}, training={"steps": 150, "checkpoint": 50, "rate": 3e-3}
+    )
     assert [len(trainer._frames(name)) for name in ("train", "validation", "test")] == [24, 8, 8]
     trainer.run()
     assert trainer.best < 0.99 * trainer.log[0]["score"]
@@ -204,7 +206,10 @@ def test_scale_of_the_field_labels_is_found(folder):
     for parts in systems.values():
         for system in parts:
             system.field = 1.3 * system.field
-    options = {"prior": {"pair_functions": 10, "many_body_functions": 5}, "training": {"field_scale": "fit", "steps": 20, "checkpoint": 20}}
+    options = {
+        "prior": {"pair_functions": 10, "many_body_functions": 5},
+        "training": {"field_scale": "fit", "steps": 20, "checkpoint": 20},
+    }
     trainer = trainer_of(folder, systems, **options)
     trainer.run()
     assert trainer.model().provenance["field_scale"] == pytest.approx(1.3, rel=0.03)
@@ -235,7 +240,9 @@ def test_loss_is_deepmds(folder):
     for part in (1.0, 0.25):
         expected = (40.0 - 38.0 * part) * e**2 / 16 + (0.5 + 4.5 * part) * (f**2).mean()
         found = trainer.loss(prepared, part * trainer.table.rate)
-        assert float(found.detach()) == pytest.approx(float(expected.detach()) * prepared.weight / (20e-3) ** 2, rel=1e-9)
+        assert float(found.detach()) == pytest.approx(
+            float(expected.detach()) * prepared.weight / (20e-3) ** 2, rel=1e-9
+        )
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,18 @@ LAYERS = (
     {"errors", "units", "jitcache"},
     {"state"},
     {"protocols", "parameters"},
-    {"backend", "simd", "simd_extra", "simd_matrix", "cell_list", "neighbors", "rng", "structure", "crystal", "textures"}
+    {
+        "backend",
+        "simd",
+        "simd_extra",
+        "simd_matrix",
+        "cell_list",
+        "neighbors",
+        "rng",
+        "structure",
+        "crystal",
+        "textures",
+    }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
     | {"run", "drift", "output", "h5md", "segments", "checkpoint", "reporters"},
     set(ROOMS),

@@ -118,6 +118,6 @@ def test_every_input_runs(root, tmp_path):
 
 def test_overrides_of_a_loaded_deck_keep_its_folder(root):
     """Relative paths of the deck still start beside it, wherever the process is."""
-    deck = spinmd.load_deck(root / "inputs" / "quickstart.toml")
+    deck = spinmd.load_deck(root / "inputs" / "bcc_iron.toml")
     simulation = spinmd.build(deck, {"structure.supercell": [2, 2, 2]}, output=False)
     assert simulation.state.natoms == 16
