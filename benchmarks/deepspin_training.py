@@ -2,7 +2,8 @@
 
     python benchmarks/deepspin_training.py DATA --dp PATH_OF_DP [--minutes 10] [--json out.json]
 
-DATA is a folder of systems in DeePMD's spin layout, with FCC_Fe_iter-1 ... iter-4 and FCC_Fe_defect_iter-1. Every fifth frame is held out.
+DATA is a folder of systems in DeePMD's spin layout, with FCC_Fe_iter-1 ... iter-4 and FCC_Fe_defect_iter-1. Every fifth frame is
+held out.
 DeePMD-kit trains its network (25-50-100, axis 12, 120³) with `dp --pt train`, its exponential decay scaled to the time that it has;
 its checkpoint is read and evaluated by spinmd. spinmd trains its default. Prints JSON with errors, seconds per step and ratios.
 """
@@ -78,7 +79,7 @@ def run_deepmd(dp: str, folder: Path, seconds: float) -> tuple[Path, int, float]
         "DP_INTRA_OP_PARALLELISM_THREADS": "1", "DP_INTER_OP_PARALLELISM_THREADS": "1",
     }  # fmt: skip
     environment.pop("PYTHONPATH", None)
-    log = open(folder / "deepmd.log", "w")
+    log = (folder / "deepmd.log").open("w")
     process = subprocess.Popen([dp, "--pt", "train", "input.json"], cwd=folder, env=environment, stdout=log, stderr=log)
     began = None
     while process.poll() is None:  # the clock starts with the first step: reading and statistics are not counted

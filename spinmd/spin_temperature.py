@@ -35,9 +35,9 @@ def spin_temperature(
 def sampled_curvature(state: State, add_fields: Callable[[np.ndarray], None]) -> float:
     """Σ_i (|S_i|² tr H_ii − S_i·H_ii·S_i), eV, of terms of which only the fields are known.
 
-    Two evaluations of the fields, ``add_fields(array)``: with random v_i across S_i, ⟨v_i v_iᵀ⟩ = |S|² − S Sᵀ and ⟨v_i v_jᵀ⟩ = 0 for i ≠ j,
-    the mean of Σ_ij v_i·H_ij·v_j is the sum (Hutchinson's estimate of a trace). The v are the same in every call, so that a run
-    can be repeated; averages over time and over many atoms are right, one value scatters.
+    Two evaluations of the fields, ``add_fields(array)``: with random v_i across S_i, ⟨v_i v_iᵀ⟩ = |S|² − S Sᵀ and
+    ⟨v_i v_jᵀ⟩ = 0 for i ≠ j, the mean of Σ_ij v_i·H_ij·v_j is the sum (Hutchinson's estimate of a trace). The v are the
+    same in every call, so that a run can be repeated; averages over time and over many atoms are right, one value scatters.
     """
     spins, rng = state.spins.copy(), np.random.default_rng(PROBE_SEED)
     probe = np.cross(spins, rng.normal(size=spins.shape)[np.argsort(np.argsort(state.ids))])

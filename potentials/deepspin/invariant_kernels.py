@@ -1,6 +1,7 @@
 """The nets over the prior's many-body invariants in inference: energy of one centre and ∂E/∂x of its sums.
 
-    z = (n_i and the sums of L0; Σ_c x_pc x_qc, p ≤ q, of L1, L2 and S0),   y_1 = z,   y_{l+1} = y_l' + step φ(y_l W + b),   E = y_last
+    z = (n_i and the sums of L0; Σ_c x_pc x_qc, p ≤ q, of L1, L2 and S0)
+    y_1 = z,   y_{l+1} = y_l' + step φ(y_l W + b),   E = y_last
     ∂E/∂x_pc = Σ_q (1 + δ_pq) g_pq x_qc  for the products,   g = ∂E/∂z
 
 Notation of ``potentials.deepspin.prior``; eV. Vectors of eight numbers throughout: widths are padded with zeros, and what a store
@@ -30,7 +31,8 @@ N_IN, N_OUT, ACTIVATION, RESNET, WEIGHT, BIAS, STEP = range(7)
 class InvariantNets(NamedTuple):
     """The nets of the kinds (elements) of a state, nk of them; nk = 0: there are none.
 
-    numbers   flat: weights, biases, steps, columns padded to a multiple of 8;  layers (nk, depth, 7) int64, columns named above;  depth (nk,)
+    numbers   flat: weights, biases, steps, columns padded to a multiple of 8
+    layers    (nk, depth, 7) int64, columns named above;  depth (nk,)
     places    flat int64: where the sums are in x, group by group, component by component
     start     (nk, 5) first entry of each group in ``places``;  sizes (nk, 4) sums of each group (n_i not counted)
     length    (nk,) bool: z begins with n_i;  count (nk,) length of z
@@ -103,7 +105,8 @@ def pack_invariants(prior: Prior, nets: list[Net] | None, present: np.ndarray, r
     if numbers:
         flat[:size] = np.concatenate(numbers)
     return InvariantNets(
-        flat, layers, depth, np.array(places, dtype=np.int64), start, sizes, length, count, -(-wide // 8) * 8 + 8, -(-most // 8) * 8 + 8
+        flat, layers, depth, np.array(places, dtype=np.int64), start, sizes, length, count,
+        -(-wide // 8) * 8 + 8, -(-most // 8) * 8 + 8,
     )  # fmt: skip
 
 

@@ -136,9 +136,10 @@ def _gradients(b, w, capacity, signs, backward, want_virial, net, atoms, pairs, 
 
 
 @njit(cache=True)
-def _worker(
+def evaluate_share(
     w, workers, capacity, signs, have_real, backward, want_virial, net, nets, atoms, pairs, packed, shift, work
 ):
+    """What worker w of ``workers`` does of ``evaluate_blocks``: every ``workers``-th block."""
     for b in range(w, len(atoms.block_start), workers):
         _descriptors(b, w, capacity, signs, have_real, backward, net, atoms, pairs, packed, shift, work)
         work.block_energies[b] = _fit(b, w, signs, backward, net, nets, atoms, work)
@@ -156,7 +157,7 @@ def evaluate_blocks(
     have_real  ``work.real`` is up to date with the positions
     """
     for w in prange(workers):
-        _worker(
+        evaluate_share(
             w, workers, capacity, signs, have_real, backward, want_virial, net, nets, atoms, pairs, packed, shift,
             work,
         )  # fmt: skip

@@ -99,7 +99,8 @@ class DeepSpinModel:
     virtual_scale  (n,) η in Å/µB, 0 for non-magnetic elements
     shift          (n,) eV, energy added per atom of each element
     network        None for a prior alone;  prior  None for a network alone (``potentials.deepspin.prior``)
-    invariants     one Net per element from the invariants of the prior's many-body sums to 1 (``potentials.deepspin.invariants``), or None
+    invariants     one Net per element from the invariants z of the prior's many-body sums to 1
+                   (``prior.invariant_count``), or None
     time_reversal  True: the energy is the mean of the network over S and −S (the prior is even by itself)
     seen           range of the training data, or None
     provenance     who made it from what: plain strings, numbers, lists and dicts

@@ -11,6 +11,7 @@ from spinmd.potentials.deepspin.kernels_blocks import (
     FIELDS_ONLY,
     NO_GRADIENT,
     evaluate_blocks,
+    evaluate_share,
     gather,
     virtual_shifts,
 )
@@ -140,10 +141,14 @@ class NetworkPart:
         elif Need.FIELD in need:
             backward = FIELDS_ONLY
         want_virial = Need.VIRIAL in need
-        evaluate_blocks(
+        arguments = (
             self._workers, self._capacity, signs, self._version == pairs.version, backward, want_virial, self._net,
             self._nets, atoms, self._pairs, pairs.packed, self._shift, work,
         )  # fmt: skip
+        if self._workers == 1:  # the parallel kernel takes its time and memory to load
+            evaluate_share(0, *arguments)
+        else:
+            evaluate_blocks(*arguments)
         self._version = pairs.version
         energy = float(work.block_energies.sum())
         out.energy[0] += energy

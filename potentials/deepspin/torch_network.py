@@ -190,7 +190,8 @@ class TorchNetwork(nn.Module):
         """Let the first fitting layer see the principal components of D over ``frames`` with unit variance.
 
         D fluctuates by a few per mille about its mean and its components are nearly dependent: without this Adam needs
-        a hundred times the steps. Linear, so that ``weights`` can fold it into the layer. Components below ``floor`` times the largest
+        a hundred times the steps. Linear, so that ``weights`` can fold it into the layer.
+        Components below ``floor`` times the largest
         standard deviation are scaled as if they had that deviation.
         """
         for c in range(self.n):

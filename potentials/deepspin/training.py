@@ -18,19 +18,19 @@ import torch
 from tqdm import tqdm
 
 from spinmd.errors import InputError
-from spinmd.potentials.deepspin.data import System, elements_of, select
+from spinmd.potentials.deepspin.data import System, elements_of
 from spinmd.potentials.deepspin.model import DeepSpinModel, SeenRange
 from spinmd.potentials.deepspin.prior_design import core, design, predict
 from spinmd.potentials.deepspin.prior_fit import Weights, element_types, fit_prior, training_settings
 from spinmd.potentials.deepspin.starting_weights import starting_invariants, starting_network
 from spinmd.potentials.deepspin.torch_invariants import TorchInvariants
 from spinmd.potentials.deepspin.torch_network import TorchNetwork
+from spinmd.potentials.deepspin.training_log import write_log
 from spinmd.potentials.deepspin.training_parameters import TrainingDeck
 
 ROOM = 6e9  # bytes of prepared frames that are kept; beyond it they are prepared anew for each step
 WHITENING_FRAMES = 400
 FORCE_SIGMA = 20e-3  # eV/Å: scale of the loss, so that a loss of one is an error of this size
-COLUMNS = ("step", "rate", "loss", "energy_mev_per_atom", "force_mev_per_ang", "field_mev_per_mub", "score", "seconds")
 
 
 @dataclass
@@ -344,9 +344,8 @@ class Trainer:
             if self.step % every == 0 or self.step == steps:
                 self.seconds = before + time.perf_counter() - began
                 row = self._validate(running, log_file, self.seconds)
-                bar.set_postfix_str(
-                    f"{row['energy_mev_per_atom']:.2f} meV/atom {row['force_mev_per_ang']:.1f} meV/Å {row['field_mev_per_mub']:.2f} meV/µB"
-                )
+                values = [row[name] for name in ("energy_mev_per_atom", "force_mev_per_ang", "field_mev_per_mub")]
+                bar.set_postfix_str("{:.2f} meV/atom {:.1f} meV/Å {:.2f} meV/µB".format(*values))
                 self.running = running
                 if checkpoint is not None:
                     self.save(checkpoint)
@@ -410,7 +409,8 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write the state of the training atomically."""
         content = {
-            "fingerprint": self.fingerprint(), "step": self.step, "best": self.best, "seconds": self.seconds, "running": self.running,
+            "fingerprint": self.fingerprint(), "step": self.step, "best": self.best,
+            "seconds": self.seconds, "running": self.running,
             "weights": [p.detach() for p in self.trained.parameters()], "average": self.average, "best_weights": self.best_weights,
             "optimiser": self.optimiser.state_dict(), "log": json.dumps(self.log),
         }  # fmt: skip
@@ -483,29 +483,6 @@ class Trainer:
             "best_validation": min(self.log, key=lambda row: row["score"]) if self.log else {},
             "torch": torch.__version__,
         }
-
-
-def split_systems(systems: list[System], fraction: float) -> tuple[list[System], list[System]]:
-    """Frames of each system that stay, and every (1/fraction)-th one apart, spread evenly."""
-    stay, apart = [], []
-    for system in systems:
-        count = round(fraction * system.frames)
-        chosen = np.unique(((np.arange(count) + 0.5) * system.frames / max(count, 1)).astype(int))
-        rest = np.setdiff1d(np.arange(system.frames), chosen)
-        if not len(rest):
-            chosen, rest = chosen[:0], np.arange(system.frames)
-        stay.append(select(system, rest))
-        if len(chosen):
-            apart.append(select(system, chosen))
-    return stay, apart
-
-
-def write_log(path: Path, log: list[dict[str, float]]) -> None:
-    """The learning curve as CSV, replaced as a whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    lines = [",".join(COLUMNS), *(",".join(f"{row[name]:.6g}" for name in COLUMNS) for row in log)]
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _bytes(value: Any) -> int:

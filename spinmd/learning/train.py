@@ -1,15 +1,16 @@
 """``spinmd train``: a deck of its own, the training (``potentials.deepspin.training``), the model file and the learning curve."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spinmd import __version__
 from spinmd.complaints import raise_all, validate
 from spinmd.errors import InputError
-from spinmd.potentials.deepspin.data import System, read_systems
+from spinmd.potentials.deepspin.data import System, read_systems, select
 from spinmd.potentials.deepspin.training_parameters import TrainingDeck
 from spinmd.toml_source import TomlSource
 
@@ -30,7 +31,6 @@ def load_training_deck(
 
 def training_systems(deck: TrainingDeck, folder: Path) -> dict[str, list[System]]:
     """{"train", "validation", "test"}: the systems of a deck, read and split."""
-    from spinmd.potentials.deepspin.training import split_systems
 
     def read(paths: Iterable[str]) -> list[System]:
         return read_systems([folder / Path(path).expanduser() for path in paths], magnetic=deck.data.magnetic)
@@ -50,6 +50,21 @@ def training_systems(deck: TrainingDeck, folder: Path) -> dict[str, list[System]
         if _content(system) in used:
             raise InputError(f"{system.name} is also used in training; its errors would be flattered", "data.test")
     return parts
+
+
+def split_systems(systems: list[System], fraction: float) -> tuple[list[System], list[System]]:
+    """Frames of each system that stay, and every (1/fraction)-th one apart, spread evenly."""
+    stay, apart = [], []
+    for system in systems:
+        count = round(fraction * system.frames)
+        chosen = np.unique(((np.arange(count) + 0.5) * system.frames / max(count, 1)).astype(int))
+        rest = np.setdiff1d(np.arange(system.frames), chosen)
+        if not len(rest):
+            chosen, rest = chosen[:0], np.arange(system.frames)
+        stay.append(select(system, rest))
+        if len(chosen):
+            apart.append(select(system, chosen))
+    return stay, apart
 
 
 def _content(system: System) -> str:
@@ -175,8 +190,3 @@ def sentence(report: dict[str, Any]) -> str:
                 f"force {e['force_mev_per_ang']:.1f} meV/Å, field {e['field_mev_per_mub']:.2f} meV/µB (RMSE)"
             )
     return "\n".join(lines)
-
-
-def main_progress() -> bool:
-    """Whether a progress bar is worth showing."""
-    return sys.stderr.isatty()

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from support import deepspin_dense as dense
+from support.deepspin_models import make_random_model
 
 from spinmd.errors import InputError
 from spinmd.learning.train import load_training_deck, training_systems
-from support import deepspin_dense as dense
-from support.deepspin_models import make_random_model
 
 torch = pytest.importorskip("torch")
 
@@ -143,7 +143,9 @@ def deck_of(folder, **tables):
     content = {
         "data": {"train": ["data"], "validation": 0.2, "test": 0.2},
         "prior": {"pair_functions": 6, "many_body_functions": 3, "many_body_l": 1},
-        "network": {"components": 30, "invariant_fitting": [12], "neuron": [4, 8, 16], "axis": 4, "fitting": [16, 16], "cutoff": 4.5},
+        "network": {
+            "components": 30, "invariant_fitting": [12], "neuron": [4, 8, 16], "axis": 4, "fitting": [16, 16], "cutoff": 4.5,
+        },
         "training": {"steps": 60, "checkpoint": 20},
         "output": {"file": str(folder / "model.h5")},
     }  # fmt: skip

@@ -71,3 +71,27 @@ def test_curvature_of_every_term_against_finite_differences():
             matrix[a] = -(ends[0] - ends[1]) / (2.0 * step) * state.moments[i] ** 2
         expected += w[i] @ w[i] * np.trace(matrix) - w[i] @ matrix @ w[i]
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_sampled_curvature_is_the_on_site_one(monkeypatch):
+    """Of terms whose curvature is known: the mean over many probes, within three standard errors."""
+    from support import systems
+    from support.live import Live
+
+    import spinmd.spin_temperature as module
+    from spinmd.spin_temperature import on_site_curvature, sampled_curvature
+
+    state = systems.bcc(6, seed=4)
+    frozen = systems.model(state, systems.every_spin_term())
+    inverse = 1.0 / state.moments
+    exact = on_site_curvature(state.spins * inverse[:, None], frozen.couplings())
+    before = state.spins.copy()
+    live = systems.model(state, [Live(term) for term in systems.every_spin_term()])
+    found = []
+    for seed in range(60):
+        monkeypatch.setattr(module, "PROBE_SEED", seed)
+        found.append(sampled_curvature(state, live.add_live_fields))
+    assert np.array_equal(state.spins, before)
+    error = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert error < 0.05 * abs(exact)
+    assert abs(np.mean(found) - exact) < 3.0 * error
