@@ -84,7 +84,7 @@ def run_deepmd(dp: str, folder: Path, seconds: float) -> tuple[Path, int, float]
     began = None
     while process.poll() is None:  # the clock starts with the first step: reading and statistics are not counted
         time.sleep(0.5)
-        if began is None and re.search(r"batch\s+\d+", (folder / "deepmd.log").read_text()):
+        if began is None and re.search(r"[Bb]atch\s+\d+", (folder / "deepmd.log").read_text()):
             began = time.perf_counter()
         if began is not None and time.perf_counter() - began > seconds:
             process.terminate()

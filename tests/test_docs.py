@@ -123,7 +123,9 @@ def test_decks_in_the_text_are_valid_and_build(name, index, workplace):
         return
     if set(deck) == {"potential"}:  # one term, to be put into a deck
         deck = {**tomllib.loads((workplace / "inputs" / "quickstart.toml").read_text()), **deck}
-        assert np.isfinite(spinmd.build(deck, folder=workplace / "inputs", output=False).results()["energy"])
+        assert np.isfinite(
+            spinmd.build(spinmd.load_deck(deck, folder=workplace / "inputs"), output=False).results()["energy"]
+        )
         return
     for content in blocks(text, "text"):
         if NAME.match(content):

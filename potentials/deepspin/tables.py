@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spinmd.errors import InputError
 from spinmd.potentials.deepspin.kernels_channels import COEFFICIENTS
 from spinmd.potentials.deepspin.model import Net, Network
 from spinmd.potentials.deepspin.nets import series
@@ -95,8 +96,10 @@ def _deviation(net: Net, mean, std, s, width, c) -> tuple[float, float]:
         rate = c[1] + t * (2.0 * c[2] + t * (3.0 * c[3] + t * (4.0 * c[4] + t * 5.0 * c[5])))
         worst_value = np.maximum(worst_value, np.abs(value - y).max(axis=0))
         worst_slope = np.maximum(worst_slope, np.abs(rate / width[:, None] - slope).max(axis=0))
-    tiny = 1e-300
-    return float((worst_value / (value_scale + tiny)).max()), float((worst_slope / (slope_scale + tiny)).max())
+    # a channel that hardly changes counts with a millionth of the largest one
+    value_scale = np.maximum(value_scale, 1e-6 * value_scale.max()) + 1e-300
+    slope_scale = np.maximum(slope_scale, 1e-6 * slope_scale.max()) + 1e-300
+    return float((worst_value / value_scale).max()), float((worst_slope / slope_scale).max())
 
 
 def _one_table(net: Net, mean: float, std: float, bits: int, octaves: int):
@@ -109,16 +112,22 @@ def _one_table(net: Net, mean: float, std: float, bits: int, octaves: int):
 
 
 def _fitted_table(net: Net, mean: float, std: float, octaves: int, bounds):
-    """Coefficients, k and deviations of the coarsest table within the bounds (or of the finest that is made).
+    """Coefficients, k and deviations of the coarsest table within the bounds.
 
     Deviations of a coarse table tell how fine it must be: they fall as the sixth and fifth power of the interval.
     """
     bits = START
     while True:
         c, deviation = _one_table(net, mean, std, bits, octaves)
-        excess = [np.log2(max(d, 1e-300) / bound) for d, bound in zip(deviation, bounds, strict=True)]
-        if max(excess) <= 0.0 or bits == MOST:
+        excess = [np.log2(min(max(d, 1e-300), 1e30) / bound) for d, bound in zip(deviation, bounds, strict=True)]
+        if max(excess) <= 0.0:
             return c, bits, deviation
+        if bits == MOST:
+            raise InputError(
+                f"an embedding net cannot be tabulated to a relative {bounds[0]:g} (value) and {bounds[1]:g} (slope), only to "
+                f"{deviation[0]:.1g} and {deviation[1]:.1g}; activations with a kink (relu) are for fitting nets only",
+                "model",
+            )
         bits = min(MOST, bits + max(1, int(np.ceil(max(excess[0] / 6.0, excess[1] / 5.0) - 0.1))))
 
 

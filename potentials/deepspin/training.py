@@ -349,6 +349,8 @@ class Trainer:
                 self.running = running
                 if checkpoint is not None:
                     self.save(checkpoint)
+        # a stop may be between two checkpoints
+        self.running, self.seconds = running, before + time.perf_counter() - began
         bar.close()
 
     def _validate(self, running: float, log_file: Path | None, seconds: float) -> dict[str, float]:

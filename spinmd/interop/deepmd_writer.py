@@ -56,11 +56,12 @@ def _check_writable(model: DeepSpinModel, place: str) -> None:
         raise InputError("the model has no network, and DeePMD-kit has nothing else; train one with a network", place)
     if model.prior is not None or model.invariants is not None:
         raise InputError(
-            "the model has a classical prior, which DeePMD-kit does not know; train one without (prior = false)", place
+            "the model has a classical prior, which DeePMD-kit does not know; train one without (prior.enabled = false)",
+            place,
         )
     if model.time_reversal:
         raise InputError(
-            "the model is a mean over S and −S, which DeePMD-kit does not do; train one with time_reversal = false",
+            "the model is a mean over S and −S, which DeePMD-kit does not do; train one with network.time_reversal = false",
             place,
         )
     network = model.network

@@ -93,6 +93,12 @@ def numbers(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def log_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of the learning curve, but for the time they took."""
+    with open(folder / "fe.h5.log.csv", newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
 def refused(arguments: list[str], capsys) -> str:
     """The one sentence with which a command is refused."""
     capsys.readouterr()
@@ -122,8 +128,7 @@ def test_train_writes_model_log_and_learning_curve(trained):
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["frames"] == {"train": 12, "validation": 4, "test": 4} and summary["steps"] == 60
     assert summary["output"] == str(trained / "fe.h5") and summary["descriptor"] == "invariants"
-    with open(trained / "fe.h5.log.csv", newline="") as file:
-        assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 20, 40, 60]
+    assert [int(row["step"]) for row in log_of(trained)] == [0, 20, 40, 60]
     assert (trained / "fe.h5.png").read_bytes().startswith(b"\x89PNG")
     model = read_model(trained / "fe.h5")
     assert model.prior is not None and model.provenance["test"] == summary["test"]
@@ -137,7 +142,7 @@ def test_a_training_stopped_by_sigterm_goes_on_as_if_it_had_not(trained, workpla
     rate = Trainer.rate
 
     def kill(self, step):
-        if step == 45:  # between two checkpoints
+        if step == 15:  # between two checkpoints, the start and step 20
             signal.raise_signal(signal.SIGTERM)
         return rate(self, step)
 
@@ -145,7 +150,7 @@ def test_a_training_stopped_by_sigterm_goes_on_as_if_it_had_not(trained, workpla
         patch.setattr(Trainer, "rate", kill)
         assert main(["train", "train.toml", "--quiet", "--summary", "summary.json"]) == 143
     error = capsys.readouterr().err
-    assert error == "spinmd: SIGTERM: stopped after step 46; go on with --resume\n"
+    assert error == "spinmd: SIGTERM: stopped after step 16; go on with --resume\n"
     assert names(workplace) == ["data", "fe.h5.checkpoint", "fe.h5.log.csv", "summary.json", "train.toml"]
     assert json.loads((workplace / "summary.json").read_text())["stopped"] is True
 
@@ -157,6 +162,9 @@ def test_a_training_stopped_by_sigterm_goes_on_as_if_it_had_not(trained, workpla
     assert main(["train", "train.toml", "--resume"]) == 0
     assert "after 60 steps" in capsys.readouterr().out
     assert names(workplace) == sorted(["data", "summary.json", "train.toml", *BESIDE])
+    assert log_of(workplace) == log_of(trained)
+    best = read_model(workplace / "fe.h5").provenance["best_validation"]
+    assert best["step"] > 16  # else the model would not depend on what was resumed
     whole, resumed = numbers(trained / "fe.h5"), numbers(workplace / "fe.h5")
     assert len(whole) > 5 and whole.keys() == resumed.keys()
     for name in whole:
