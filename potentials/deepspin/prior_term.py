@@ -80,6 +80,7 @@ class PriorPart:
         self._sums = np.zeros((block_count(natoms), 7))
         self._nothing = np.zeros((natoms, 3))
         self._source, self._version = None, -1
+        self._near = None  # every buffer is made anew: another state may have more kinds of atoms
 
     def _update_list(self, state, pairs) -> None:
         """Sort a list that is new and make room for what it needs."""
@@ -92,7 +93,7 @@ class PriorPart:
         first = np.zeros(state.natoms + 1, dtype=np.int64)
         np.cumsum(room, out=first[1:])
         size, total = int(first[-1]) + 8, int(found.start[-1])
-        near = getattr(self, "_near", None)
+        near = self._near
         if near is None or len(near.places) < size:
             size += size // 20
             places, geometry = np.zeros(size, dtype=np.int32), aligned_zeros((4 * size,))

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from support.deepspin_models import make_random_model
 
 from spinmd import registry
 from spinmd.errors import InputError
 from spinmd.model import Model
 from spinmd.potentials.biquadratic import Biquadratic
+from spinmd.potentials.deepspin.model_file import write_model
+from spinmd.potentials.deepspin.prior import Prior
 from spinmd.potentials.exchange import Exchange
 from spinmd.potentials.pair import LennardJones
 from spinmd.protocols import Need
@@ -30,6 +33,19 @@ def _radial(symbol, form, folder):
     if form == "table":
         return _table(folder)
     return {key.format(symbol): value for key, value in RADIAL[form].items()}
+
+
+def _deepspin(folder):
+    """A random network on a random prior, of both elements of the example states."""
+    model = make_random_model(elements=("Fe", "Co"), magnetic=(True, True))
+    settings = {
+        "elements": ["Fe", "Co"], "magnetic": [True, True], "reference_moment": [2.0, 1.5], "atomic_numbers": [26, 27],
+        "shortest": [[1.5, 1.5], [1.5, 1.5]], "cutoff": 4.4, "pair_functions": 5, "many_body_functions": 3,
+    }  # fmt: skip
+    prior = Prior(settings)
+    model.prior = prior.with_coefficients(np.random.default_rng(1).normal(0.0, 0.003, prior.count))
+    write_model(model, folder / "model.h5")
+    return {"model": str(folder / "model.h5")}
 
 
 # kind -> list of parameter sets; a kind of the registry that is missing here fails a test below
@@ -71,6 +87,7 @@ def _cases():
     interfacial = {"direction": "interfacial", "normal": (1, 2, 3)}
     yield pytest.param("dmi", lambda folder: _radial("D", "bethe-slater", folder) | interfacial, id="dmi-interfacial")
     yield pytest.param("eam", lambda folder: {"file": str(folder / "smooth.eam.fs")}, id="eam")
+    yield pytest.param("deepspin", _deepspin, id="deepspin")
 
 
 @pytest.mark.parametrize(("kind", "parameters"), list(_cases()))

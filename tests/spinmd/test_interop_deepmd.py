@@ -227,8 +227,8 @@ def with_prior(model):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: tiny(time_reversal=True), "time_reversal = false"),
-        (lambda: with_prior(tiny()), "prior = false"),
+        (lambda: tiny(time_reversal=True), "network.time_reversal = false"),
+        (lambda: with_prior(tiny()), "prior.enabled = false"),
         (lambda: no_network(tiny()), "no network"),
         (lambda: with_step(tiny()), "learned step"),
         (lambda: one_way(tiny()), "excluded both ways"),
