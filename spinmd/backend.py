@@ -41,11 +41,16 @@ class Backend:
     threads: int = 1
 
 
+def available_threads() -> int:
+    """Threads that this process may use."""
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
 def make_backend(device: str = "cpu", threads: int | None = None) -> Backend:
     """A backend; ``threads`` None means all cores that this process may use. Raises InputError for what is not there."""
     if device != "cpu":
         raise InputError(f"this version computes on the CPU only, device {device!r} is not available", "--device")
-    available = numba.config.NUMBA_NUM_THREADS
+    available = available_threads()
     if threads is None:
         threads = available
     if not 1 <= threads <= available:

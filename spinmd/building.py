@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spinmd import registry
-from spinmd.backend import Backend, make_backend
+from spinmd.backend import BLOCK, Backend, available_threads, make_backend
 from spinmd.complaints import raise_all
 from spinmd.deck import Deck, PotentialTable, Stage, load_deck
 from spinmd.errors import InputError
@@ -39,7 +39,7 @@ def build(
     """A Simulation from a deck (or what ``load_deck`` takes), ready to run.
 
     device   "cpu" (this version computes there only)
-    threads  CPU threads, overriding run.threads; None: as the deck says, else all
+    threads  CPU threads, overriding run.threads; None: as the deck says, else one for every 512 atoms, at most all
     force    let the run replace an output file that exists
     output   False: write nothing, whatever [output] says
 
@@ -68,7 +68,9 @@ def build(
         )
         if own_model:
             # a later stage is tried on a copy, since making a model may re-order the atoms of its state
-            maker = _ModelMaker(deck, stage, state if index == 0 else state.copy(), at, threads)
+            maker = _ModelMaker(
+                deck, stage, state if index == 0 else state.copy(), at, threads or few_threads(state.natoms)
+            )
         with _Located(deck, at):
             runs.append(StageRun(stage, _StageMaker(deck, stage, maker, state, at), own_model))
     return Simulation(deck, state, runs, output=output, force=force)
@@ -138,6 +140,12 @@ def check_device(device: str | None) -> None:
     if device == "cuda":
         raise InputError("this version of spinmd computes on the CPU only; leave --device out", "--device cuda")
     raise InputError(f'unknown device {device!r}; this version of spinmd computes on the CPU, "cpu"', "--device")
+
+
+def few_threads(natoms: int) -> int:
+    """Threads that a system of this size can use: each should have two blocks of atoms. More of them would wait for each other,
+    which costs far more than it gives where another program has one of the cores. Results do not depend on it."""
+    return max(1, min(available_threads(), natoms // (2 * BLOCK)))
 
 
 def make_threads(deck: Deck, threads: int | None) -> Backend:

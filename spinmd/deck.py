@@ -66,7 +66,9 @@ class Run(Parameters):
 
     steps: Count = Field(description="steps to run; 0 evaluates and reports the start")
     seed: Count = Field(1, description="seed of everything random in the run and in the structure")
-    threads: int | None = Field(None, strict=True, ge=1, description="CPU threads; default: all that there are")
+    threads: int | None = Field(
+        None, strict=True, ge=1, description="CPU threads; default: one for every 512 atoms, at most all that there are"
+    )
 
 
 class Stage(Parameters):

@@ -190,10 +190,13 @@ def make_parts(model: DeepSpinModel, precision: str) -> list[Part]:
     return parts
 
 
+SHORTER = 0.97  # distances below this part of the shortest one in the training data are worth a warning
+
+
 @njit(cache=True)
 def _look(natoms, packed, owner, start, neighbours, dummy, elements, shortest, cutoff, slots):
     """The pair that is closest in units of ``shortest`` if closer than that, or −1; slots[c, t]: most neighbours."""
-    worst, first, second, distance = 1.0, -1, -1, 0.0
+    worst, first, second, distance = SHORTER, -1, -1, 0.0
     count = np.zeros(slots.shape[1], dtype=np.int64)
     for i in range(natoms):
         count[:] = 0

@@ -26,7 +26,7 @@ class PreparedInvariants:
 
     centre, second  (P,) atoms of each pair;  slot  (P,) centre · elements + element of the neighbour
     radial (P, K, 2) φ and φ';  u (P, 3);  value (P, F) V;  slopes (P, F, 9) ∂V by d, S_j and S_i at fixed φ;  arm (P, 3)
-    onsite (N, 3) ∂n_i/∂S_i
+    onsite (N, 3) ∂n_i/∂S_i;  whitened: z is what the nets see
     """
 
     natoms: int
@@ -42,6 +42,7 @@ class PreparedInvariants:
     slopes: torch.Tensor
     arm: torch.Tensor
     onsite: torch.Tensor
+    whitened: bool = False
 
 
 class TorchInvariants(nn.Module):
@@ -154,31 +155,27 @@ class TorchInvariants(nn.Module):
         ``floor`` times the largest standard deviation: as if they had that). Linear: ``nets_of`` folds it into the first layer."""
         for a in range(self.n):
             z = torch.cat([frame.z[a] for frame in frames]).to(torch.float64)
-            if not len(z):
-                continue
-            centre, deviation = z.mean(0), z.std(0)
-            deviation = torch.where(deviation > 1e-12, deviation, torch.inf)
-            _, s, axes = torch.linalg.svd((z - centre) / deviation / len(z) ** 0.5, full_matrices=False)
-            width = self.nets[a][0].weight.shape[0]
-            kept = min(components, width, len(s))
-            mix = torch.zeros(z.shape[1], kept, dtype=torch.float64)
-            mix[:] = (axes[:kept] / torch.clamp(s[:kept], min=float(s[0]) * floor)[:, None] / deviation).T
+            layer, kept = self.nets[a][0], min(components, z.shape[1])
+            centre, mix = torch.zeros(z.shape[1], dtype=torch.float64), torch.eye(z.shape[1], kept, dtype=torch.float64)
+            if len(z) > 1:
+                centre, deviation = z.mean(0), z.std(0)
+                deviation = torch.where(deviation > 1e-12, deviation, torch.inf)
+                _, s, axes = torch.linalg.svd((z - centre) / deviation / len(z) ** 0.5, full_matrices=False)
+                kept = min(kept, len(s))
+                mix = (axes[:kept] / torch.clamp(s[:kept], min=float(s[0]) * floor + 1e-300)[:, None] / deviation).T
             self.register_buffer(f"centre_{a}", centre.to(self.dtype))
-            self.register_buffer(f"mix_{a}", mix.to(self.dtype))
-            layer = self.nets[a][0]
+            self.register_buffer(f"mix_{a}", mix.to(self.dtype).contiguous())
             if layer.weight.shape[0] != kept:
                 layer.weight = nn.Parameter(layer.weight.detach()[:kept].clone())
-            for frame in frames:
-                self.whitened(frame)
+        for frame in frames:
+            self.whitened(frame)
 
     def whitened(self, frame: PreparedInvariants) -> None:
-        """Replace z of a frame by what the nets see (once)."""
-        frame.z = [
-            (z - getattr(self, f"centre_{a}")) @ getattr(self, f"mix_{a}")
-            if z.shape[1] != self.nets[a][0].weight.shape[0]
-            else z
-            for a, z in enumerate(frame.z)
-        ]
+        """Replace z of a frame by what the nets see, once."""
+        if not frame.whitened:
+            pairs = [(getattr(self, f"centre_{a}"), getattr(self, f"mix_{a}")) for a in range(self.n)]
+            frame.z = [(z - centre) @ mix for z, (centre, mix) in zip(frame.z, pairs, strict=True)]
+            frame.whitened = True
 
     def forward(self, frame: PreparedInvariants, virial: bool = False):
         """Energy (), forces (N, 3), fields (N, 3) and virial (3, 3) or None, differentiable by the weights."""

@@ -152,6 +152,9 @@ class Trainer:
     def virtual_scale(self) -> np.ndarray:
         """(n,) η, Å/µB, zero for non-magnetic elements."""
         given = self.deck.network.virtual_scale
+        for symbol in given if isinstance(given, dict) else ():
+            if symbol not in self.elements:
+                raise InputError(f"the data have no {symbol}, only {', '.join(self.elements)}", "network.virtual_scale")
         eta = [given.get(e, 0.3) if isinstance(given, dict) else given for e in self.elements]
         return np.where(self.magnetic, eta, 0.0)
 

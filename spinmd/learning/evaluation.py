@@ -134,12 +134,20 @@ def test_model(
     potential = load_potential(model)
     systems = read_systems(data)
     predictions = evaluate_systems(potential, systems, progress=progress, threads=threads)
-    report = {"model": str(model), "spinmd": __version__, **accuracy(systems, predictions)}
+    scale = float(potential.model.provenance.get("field_scale", 1.0))  # labels are this times −∂E/∂S
+    for prediction in predictions:
+        prediction.field = scale * prediction.field
+    report = {"model": str(model), "spinmd": __version__, "field_scale": scale, **accuracy(systems, predictions)}
     if json is not None:
         Path(json).write_text(_json(report), encoding="utf-8")
     if figure is not None:
         plot_parity(systems, predictions, figure, title=Path(model).name)
-    return report, table(report)
+    text = table(report)
+    if scale != 1.0:
+        text += (
+            f"\nfields are compared after multiplication with the model's field_scale, {scale:.4g}, as in its training"
+        )
+    return report, text
 
 
 test_model.__test__ = False  # pytest takes it for a test otherwise

@@ -114,6 +114,7 @@ def train(
         if systems[name]:
             report[name] = trainer.errors(name, trainer.best_weights)
     report["field_scale"] = model.provenance["field_scale"]
+    report["best_step"] = int(min(trainer.log, key=lambda row: row["score"])["step"]) if trainer.log else 0
     model.provenance |= {
         "spinmd": __version__,
         **{k: report[k] for k in ("validation", "test", "steps") if k in report},
@@ -181,7 +182,11 @@ def sentence(report: dict[str, Any]) -> str:
     """What the screen shows at the end."""
     if report.get("stopped"):
         return f"stopped after step {report['steps']}; go on with --resume"
-    lines = [f"model written to {report['output']} after {report['steps']} steps"]
+    lines = [
+        f"model written to {report['output']} after {report['steps']} steps, with the weights of step {report['best_step']}"
+    ]
+    if report["best_step"] == 0 and report["steps"]:
+        lines.append("  no step was better than the start; try a smaller training.rate or more data")
     for name in ("validation", "test"):
         if name in report:
             e = report[name]

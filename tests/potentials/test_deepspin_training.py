@@ -265,3 +265,26 @@ def test_wrong_decks_are_refused(folder, change, message):
 def test_frames_of_the_test_set_must_be_new(folder):
     with pytest.raises(InputError, match="also used in training"):
         training_systems(deck_of(folder, data={"test": ["data"], "validation": 0.0}), folder)
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_the_written_model_is_the_trained_one(folder, few):
+    """Errors that training reports are those of the model in dynamics: two elements, and so few invariants that none is left out."""
+    from spinmd.learning.evaluation import evaluate_systems
+    from spinmd.potentials.deepspin.accuracy import accuracy
+    from spinmd.potentials.deepspin.potential import DeepSpin
+
+    prior = {"pair_functions": 4, "many_body_functions": 1 if few else 3, "many_body_l": 0 if few else 1}
+    systems = training_systems(deck_of(folder), folder)
+    for parts in systems.values():
+        for system in parts:
+            system.elements, system.types = ("Fe", "Co"), np.arange(system.natoms) % 2
+            system.name = "two elements"
+    trainer = trainer_of(folder, systems, prior=prior, training={"steps": 40, "checkpoint": 40, "rate": 5e-3})
+    trainer.run()
+    trainer.best_weights = [p.detach().clone() for p in trainer.average]  # also where no step was better than the start
+    reported = trainer.errors("test", trainer.best_weights)
+    found = accuracy(systems["test"], evaluate_systems(DeepSpin.of(trainer.model()), systems["test"]))
+    assert found["energy_rmse_mev_per_atom"] == pytest.approx(reported["energy_mev_per_atom"], rel=1e-3)
+    assert found["force_rmse_mev_per_ang"] == pytest.approx(reported["force_mev_per_ang"], rel=1e-3)
+    assert found["field_rmse_mev_per_mub"] == pytest.approx(reported["field_mev_per_mub"], rel=1e-3)
