@@ -269,7 +269,7 @@ def test_frames_of_the_test_set_must_be_new(folder):
 
 @pytest.mark.parametrize("few", [False, True])
 def test_the_written_model_is_the_trained_one(folder, few):
-    """Errors that training reports are those of the model in dynamics: two elements, and so few invariants that none is left out."""
+    """Errors that training reports are those of the model in dynamics: two elements, few invariants (none left out) or many."""
     from spinmd.learning.evaluation import evaluate_systems
     from spinmd.potentials.deepspin.accuracy import accuracy
     from spinmd.potentials.deepspin.potential import DeepSpin
