@@ -11,7 +11,7 @@ H = λ (−∂E/∂S) with an unknown constant λ are possible (``field_scale``)
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,21 @@ class FitResult:
     def __iter__(self):
         """So that ``prior, shift, report = fit_prior(...)`` works."""
         return iter((self.prior, self.shift, self.report))
+
+
+def sigmas(systems: Sequence[Any], robust: float | None) -> Weights:
+    """Errors that a fit should reach: the usual ones, or a fifth of what the labels themselves vary by where that is less (frames
+    close to a perfect crystal)."""
+    usual = Weights(robust=robust or None)
+    per_atom = np.concatenate([(s.energy - s.energy.mean()) / len(s.types) for s in systems])
+    spread = {
+        "energy": float(np.sqrt((per_atom**2).mean())),
+        "force": float(np.sqrt(np.mean([(s.force**2).mean() for s in systems]))),
+        "field": float(np.sqrt(np.mean([(s.field**2).mean() for s in systems]))),
+    }
+    return replace(
+        usual, **{k: min(getattr(usual, k), max(0.2 * v, 0.05 * getattr(usual, k))) for k, v in spread.items()}
+    )
 
 
 def training_settings(systems: Sequence[Any], **overrides) -> dict[str, Any]:

@@ -159,7 +159,9 @@ class TorchInvariants(nn.Module):
             centre, mix = torch.zeros(z.shape[1], dtype=torch.float64), torch.eye(z.shape[1], kept, dtype=torch.float64)
             if len(z) > 1:
                 centre, deviation = z.mean(0), z.std(0)
-                deviation = torch.where(deviation > 1e-12, deviation, torch.inf)
+                # what hardly varies in the data (the length of spins that all have one) must not become steep
+                least = 1e-3 * (z * z).mean(0).sqrt()
+                deviation = torch.where(deviation > 1e-12, torch.maximum(deviation, least), torch.inf)
                 _, s, axes = torch.linalg.svd((z - centre) / deviation / len(z) ** 0.5, full_matrices=False)
                 kept = min(kept, len(s))
                 mix = (axes[:kept] / torch.clamp(s[:kept], min=float(s[0]) * floor + 1e-300)[:, None] / deviation).T

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,57 +21,17 @@ from spinmd.errors import InputError
 from spinmd.potentials.deepspin.data import System, elements_of
 from spinmd.potentials.deepspin.model import DeepSpinModel, SeenRange
 from spinmd.potentials.deepspin.prior_design import core, design, predict
-from spinmd.potentials.deepspin.prior_fit import Weights, element_types, fit_prior, training_settings
+from spinmd.potentials.deepspin.prior_fit import element_types, fit_prior, sigmas, training_settings
 from spinmd.potentials.deepspin.starting_weights import starting_invariants, starting_network
 from spinmd.potentials.deepspin.torch_invariants import TorchInvariants
 from spinmd.potentials.deepspin.torch_network import TorchNetwork
 from spinmd.potentials.deepspin.training_log import write_log
 from spinmd.potentials.deepspin.training_parameters import TrainingDeck
+from spinmd.potentials.deepspin.training_parts import Frame, Trained
 
 ROOM = 6e9  # bytes of prepared frames that are kept; beyond it they are prepared anew for each step
 WHITENING_FRAMES = 400
 FORCE_SIGMA = 20e-3  # eV/Å: scale of the loss, so that a loss of one is an error of this size
-
-
-@dataclass
-class Frame:
-    """A frame ready for a step: what prior, core and shift leave of the labels, and the prepared geometry."""
-
-    natoms: int
-    weight: float
-    energy: torch.Tensor
-    force: torch.Tensor
-    field: torch.Tensor
-    virial: torch.Tensor | None
-    magnetic: torch.Tensor
-    along: torch.Tensor | None
-    base_field: torch.Tensor
-    rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
-    invariants: Any
-    network: Any
-
-
-class Trained(torch.nn.Module):
-    """Everything that Adam moves: nets, the change δ of the prior's coefficients, the logarithm of the field scale."""
-
-    def __init__(self, network, invariants, changes: int, dtype):
-        super().__init__()
-        self.network, self.invariants = network, invariants
-        self.changes = torch.nn.Parameter(torch.zeros(changes, dtype=dtype)) if changes else None
-        self.log_scale = torch.nn.Parameter(torch.zeros((), dtype=dtype))
-
-    def forward(self, frame: Frame, virial: bool):
-        """What the trained parts add to energy, forces, fields and virial of the frame."""
-        parts = []
-        if self.invariants is not None:
-            parts.append(self.invariants(frame.invariants, virial))
-        if self.network is not None:
-            parts.append(self.network(frame.network, virial))
-        if self.changes is not None and frame.rows is not None:
-            energy, force, field = (rows @ self.changes for rows in frame.rows)
-            parts.append((energy[0], force.reshape(-1, 3), field.reshape(-1, 3), None))
-        total = [sum(part[k] for part in parts) for k in range(3)]
-        return (*total, sum(p[3] for p in parts if p[3] is not None) if virial else None)
 
 
 class Trainer:
@@ -98,7 +58,7 @@ class Trainer:
         if not self.magnetic.any():
             raise InputError("no atom of the training data carries a spin; DeepSPIN needs spins", "data.train")
         self.log: list[dict[str, float]] = []
-        self.step, self.best, self.seconds = 0, math.inf, 0.0
+        self.step, self.best, self.seconds, self.slower = 0, math.inf, 0.0, 1.0
 
     # ------------------------------------------------------------------ preparation
 
@@ -109,7 +69,7 @@ class Trainer:
         self.prior, self.scale, self.prior_report = None, 1.0, {}
         if deck.prior.enabled:
             fit = fit_prior(
-                self.settings, train, Weights(robust=deck.prior.robust or None), field_scale=self.table.field_scale,
+                self.settings, train, sigmas(train, deck.prior.robust), field_scale=self.table.field_scale,
                 transverse_only=self.table.transverse_only, progress=self.progress,
             )  # fmt: skip
             self.prior, self.shift, self.scale, self.prior_report = (
@@ -273,7 +233,7 @@ class Trainer:
             value = last + (t - last) * 0.5 * (1.0 + math.cos(math.pi * fraction))
         else:
             value = t * (last / t) ** fraction
-        return value * min(1.0, (step + 1) / 100)
+        return value * min(1.0, (step + 1) / 100) * self.slower
 
     def _differences(self, frame: Frame):
         virial = frame.virial is not None and max(self.table.virial) > 0.0
@@ -350,11 +310,25 @@ class Trainer:
                 values = [row[name] for name in ("energy_mev_per_atom", "force_mev_per_ang", "field_mev_per_mub")]
                 bar.set_postfix_str("{:.2f} meV/atom {:.1f} meV/Å {:.2f} meV/µB".format(*values))
                 self.running = running
+                if row["score"] > 3.0 * self.log[0]["score"] and self.step < steps:
+                    self._begin_again(parameters)
                 if checkpoint is not None:
                     self.save(checkpoint)
         # a stop may be between two checkpoints
         self.running, self.seconds = running, before + time.perf_counter() - began
         bar.close()
+
+    def _begin_again(self, parameters) -> None:
+        """The steps were too long for these data: go on from the best weights at a tenth of the rate."""
+        self.slower *= 0.1
+        warnings.warn(
+            f"training: the errors grew threefold by step {self.step}; going on from the best weights at a tenth of the rate "
+            f"({self.rate(self.step):.1g})",
+            stacklevel=2,
+        )
+        self._load(self.best_weights)
+        self.average = [p.detach().clone() for p in parameters]
+        self.optimiser = self._optimiser()
 
     def _validate(self, running: float, log_file: Path | None, seconds: float) -> dict[str, float]:
         errors = self.errors("validation" if self._frames("validation") else "train", self.average)
@@ -414,7 +388,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write the state of the training atomically."""
         content = {
-            "fingerprint": self.fingerprint(), "step": self.step, "best": self.best,
+            "fingerprint": self.fingerprint(), "slower": self.slower, "step": self.step, "best": self.best,
             "seconds": self.seconds, "running": self.running,
             "weights": [p.detach() for p in self.trained.parameters()], "average": self.average, "best_weights": self.best_weights,
             "optimiser": self.optimiser.state_dict(), "log": json.dumps(self.log),
@@ -441,6 +415,7 @@ class Trainer:
         if content["fingerprint"] != self.fingerprint():
             raise InputError(f"{path} belongs to another deck or other data; delete it or restore the deck", "--resume")
         self.step, self.best, self.seconds, self.running = (content[k] for k in ("step", "best", "seconds", "running"))
+        self.slower = content["slower"]
         self._load(content["weights"])
         self.average, self.best_weights = content["average"], content["best_weights"]
         self.optimiser.load_state_dict(content["optimiser"])

@@ -134,7 +134,8 @@ def test_model(
     potential = load_potential(model)
     systems = read_systems(data)
     predictions = evaluate_systems(potential, systems, progress=progress, threads=threads)
-    scale = float(potential.model.provenance.get("field_scale", 1.0))  # labels are this times −∂E/∂S
+    provenance = potential.model.provenance if hasattr(potential, "model") else {}
+    scale = float(provenance.get("field_scale", 1.0))  # labels are this times −∂E/∂S
     for prediction in predictions:
         prediction.field = scale * prediction.field
     report = {"model": str(model), "spinmd": __version__, "field_scale": scale, **accuracy(systems, predictions)}

@@ -46,7 +46,9 @@ LAYERS = (
     {"__main__"},
 )
 # they train, need torch, and are imported inside functions only
-TORCH_MODULES = {f"spinmd.potentials.deepspin.{name}" for name in ("torch_network", "torch_invariants", "training")}
+TORCH_MODULES = {
+    f"spinmd.potentials.deepspin.{name}" for name in ("torch_network", "torch_invariants", "training_parts", "training")
+}
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 
