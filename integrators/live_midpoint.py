@@ -100,7 +100,7 @@ def _secants(natoms, x, old_x, field, old_field, species, sums, block):
 
 
 @njit(cache=True, parallel=True)
-def _anderson_sums(natoms, x, g, old_x, old_g, sums, block):
+def anderson_sums(natoms, x, g, old_x, old_g, sums, block):
     """Per block, for the residuals f = g − x and f' = g' − x': sums of (f − f')·(f − f') and f·(f − f')."""
     for b in prange(sums.shape[0]):
         a, c = 0.0, 0.0
@@ -279,7 +279,7 @@ class LiveMidpoint:
                 break
             mixed = g
             if self.acceleration and iteration > 0 and rate > SLOW:
-                _anderson_sums(n, x, g, old_x, old_g, self._sums, BLOCK)
+                anderson_sums(n, x, g, old_x, old_g, self._sums, BLOCK)
                 a, c = self._sums.sum(axis=0)
                 theta = min(max(c / a, -1.0), 1.0) if a > 0.0 else 0.0
                 mixed = next(b for b in buffers if b is not x and b is not g and b is not old_x and b is not old_g)

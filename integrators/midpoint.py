@@ -32,7 +32,7 @@ import numpy as np
 from numba import njit, prange
 
 from spinmd.backend import BLOCK, aligned_zeros, block_count
-from spinmd.integrators.live_midpoint import LiveMidpoint
+from spinmd.integrators.live_midpoint import LiveMidpoint, anderson_sums
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.simd import (
     hsum,
@@ -142,21 +142,6 @@ def _iterate(
             dx, dy, dz = x - mx, y - my, z - mz
             change += (dx * dx + dy * dy + dz * dz) / (mx * mx + my * my + mz * mz + TINY)
         changes[b] = change
-
-
-@njit(cache=True, parallel=True)
-def _dot_products(natoms, x, g, old_x, old_g, sums, block):
-    """Per block, for the residuals f = g − x and f' = g' − x': sums of (f − f')·(f − f') and f·(f − f')."""
-    for b in prange(sums.shape[0]):
-        a, c = 0.0, 0.0
-        for i in range(b * block, min((b + 1) * block, natoms)):
-            for k in range(3):
-                f = g[i, k] - x[i, k]
-                d = f - (old_g[i, k] - old_x[i, k])
-                a += d * d
-                c += f * d
-        sums[b, 0] = a
-        sums[b, 1] = c
 
 
 @njit(cache=True, parallel=True)
@@ -308,7 +293,7 @@ class Midpoint:
             if change * rate <= self.tolerance:
                 break
             if self.acceleration and iteration > 0 and rate > SLOW:
-                _dot_products(n, x, g, old_x, old_g, self._sums, BLOCK)
+                anderson_sums(n, x, g, old_x, old_g, self._sums, BLOCK)
                 a, c = self._sums.sum(axis=0)
                 theta = min(max(c / a, -1.0), 1.0) if a > 0.0 else 0.0
                 mixed = next(b for b in buffers if b is not x and b is not g and b is not old_x and b is not old_g)

@@ -69,6 +69,7 @@ class SpinmdCalculator(Calculator):
         self._need = Need.ENERGY | Need.FORCE | (Need.FIELD if self.evaluator.magnetic else Need.NONE)
         self._need &= self.evaluator.provides
 
+    # PropertyNotImplementedError is ASE's word for "this calculator does not give that"; ASE's own code catches it
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """Fill ``results``; called by ASE. Once the stress was asked for it is always computed along."""
         super().calculate(atoms, properties, system_changes)

@@ -5,7 +5,9 @@ here knows what the series mean; the layout is decided in ``spinmd.h5md``.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,6 +132,23 @@ def commit(temporary: Path, final: Path) -> None:
         os.close(descriptor)
     os.replace(temporary, final)
     _sync_folder(final.parent)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file at ``path`` that appears whole or not at all, with the permissions of an ordinary file."""
+    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        with open_file(temporary, "w") as file:
+            yield file
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        commit(temporary, path.absolute())
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove(paths: Iterable[Path]) -> None:

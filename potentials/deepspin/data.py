@@ -348,3 +348,18 @@ def split(systems: Sequence[System], fraction: float, seed: int) -> tuple[list[S
             if chosen.any():
                 side.append(select(system, chosen))
     return training, validation
+
+
+def split_evenly(systems: list[System], fraction: float) -> tuple[list[System], list[System]]:
+    """Frames of each system that stay, and every (1/fraction)-th one apart, spread evenly."""
+    stay, apart = [], []
+    for system in systems:
+        count = round(fraction * system.frames)
+        chosen = np.unique(((np.arange(count) + 0.5) * system.frames / max(count, 1)).astype(int))
+        rest = np.setdiff1d(np.arange(system.frames), chosen)
+        if not len(rest):
+            chosen, rest = chosen[:0], np.arange(system.frames)
+        stay.append(select(system, rest))
+        if len(chosen):
+            apart.append(select(system, chosen))
+    return stay, apart

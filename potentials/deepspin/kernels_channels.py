@@ -69,7 +69,6 @@ accumulate_1 = _accumulate(1)
 accumulate_2 = _accumulate(2)
 accumulate_3 = _accumulate(3)
 accumulate_4 = _accumulate(4)
-accumulate_5 = _accumulate(5)
 
 
 @intrinsic

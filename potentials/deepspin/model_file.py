@@ -9,8 +9,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy as np
 from spinmd.errors import InputError
 from spinmd.potentials.deepspin.model import DeepSpinModel, Layer, Net, Network, SeenRange
 from spinmd.potentials.deepspin.model_check import check_model
-from spinmd.segments import commit, open_file
+from spinmd.segments import open_file, written_whole
 
 FORMAT = "spinmd DeepSPIN model"
 FORMAT_VERSION = 1
@@ -44,12 +42,8 @@ def write_model(model: DeepSpinModel, path: str | Path) -> None:
         ) from None
     if path.is_dir():
         raise InputError("this is a folder; name a file", str(path))
-    temporary = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        with open_file(temporary, "w") as file:
+        with written_whole(path) as file:
             file.attrs["format"] = FORMAT
             file.attrs["format_version"] = FORMAT_VERSION
             file.attrs["sha256"] = _digest(text, arrays)
@@ -57,15 +51,8 @@ def write_model(model: DeepSpinModel, path: str | Path) -> None:
             file.create_group("arrays")
             for key, array in arrays.items():
                 file.create_dataset(f"arrays/{key}", data=array, track_times=False)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        commit(temporary, path.absolute())
     except OSError as error:
         raise InputError(f"cannot write the model: {error.strerror or error}", str(path)) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def read_model(path: str | Path) -> DeepSpinModel:
@@ -75,15 +62,7 @@ def read_model(path: str | Path) -> DeepSpinModel:
     """
     path = Path(path)
     place = str(path)
-    if path.is_dir():
-        raise InputError("this is a folder; name the model file in it", place)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4096)
-    except FileNotFoundError:
-        raise InputError("there is no such file", place) from None
-    except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", place) from None
+    head = first_bytes(path)
     if not head.startswith(HDF5_SIGNATURE):
         raise InputError(_foreign(head), place)
     try:
@@ -96,6 +75,20 @@ def read_model(path: str | Path) -> DeepSpinModel:
     model = _unpack(text, arrays, place)
     check_model(model, place)
     return model
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first 4096 bytes, by which a file's kind is told; InputError for a folder or what cannot be read."""
+    place = str(path)
+    if path.is_dir():
+        raise InputError("this is a folder; name the model file in it", place)
+    try:
+        with open(path, "rb") as file:
+            return file.read(4096)
+    except FileNotFoundError:
+        raise InputError("there is no such file", place) from None
+    except OSError as error:
+        raise InputError(f"cannot read the file: {error.strerror}", place) from None
 
 
 def is_model_file(path: str | Path) -> bool:

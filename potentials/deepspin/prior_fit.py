@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from spinmd.errors import InputError
 from spinmd.potentials.deepspin.prior import DEFAULTS, Prior
-from spinmd.potentials.deepspin.prior_design import Rows, core, design, find_pairs, predict
+from spinmd.potentials.deepspin.prior_design import core, design, find_pairs, predict
 
 __all__ = ["FitResult", "Weights", "core", "design", "errors_of", "fit_prior", "predict", "training_settings"]
 
@@ -383,13 +383,3 @@ def errors_of(
     frames = _Frames(prior, systems, Weights(robust=None), transverse_only)
     theta = np.concatenate([prior.coefficients, np.asarray(shift, dtype=np.float64) - frames.guess])
     return _errors(frames, [((s, f), *frames.columns(s, f)) for s, f in frames.index], theta, field_scale)
-
-
-def rows_of(prior: Prior, systems: Sequence[Any]) -> list[list[Rows]]:
-    """The rows of every frame of every system, for a joint training of prior and network."""
-    result = []
-    for system in systems:
-        types, periodic = element_types(system, prior.elements), getattr(system, "periodic", True)
-        frames = zip(system.box, system.coord, system.spin, strict=True)
-        result.append([design(prior, types, *frame, periodic=periodic) for frame in frames])
-    return result

@@ -14,7 +14,7 @@ from spinmd.interop.deepmd_writer import write_dp
 from spinmd.interop.pytorch_archive import Node, read_archive
 from spinmd.potentials.deepspin.model import DeepSpinModel
 from spinmd.potentials.deepspin.model_check import check_model
-from spinmd.potentials.deepspin.model_file import HDF5_SIGNATURE, is_model_file, read_model, write_model
+from spinmd.potentials.deepspin.model_file import HDF5_SIGNATURE, first_bytes, is_model_file, read_model, write_model
 from spinmd.segments import open_file
 
 SPINMD_SUFFIXES = (".h5", ".hdf5")
@@ -113,15 +113,7 @@ def describe(model: DeepSpinModel) -> str:
 def _content(path: Path) -> str:
     """What a file holds: "spinmd", "portable (HDF5)", "portable (YAML)", "zip" or "unknown"."""
     place = str(path)
-    if path.is_dir():
-        raise InputError("this is a folder; name the model file in it", place)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4096)
-    except FileNotFoundError:
-        raise InputError("there is no such file", place) from None
-    except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", place) from None
+    head = first_bytes(path)
     if not head:
         raise InputError("the file is empty; make or copy it again", place)
     if head.startswith(HDF5_SIGNATURE):

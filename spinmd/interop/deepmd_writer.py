@@ -1,8 +1,6 @@
 """A DeepSpinModel as DeePMD-kit's portable ``.dp`` file, which ``dp convert-backend`` turns into a ``.pth``."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,14 @@ import numpy as np
 from spinmd import __version__
 from spinmd.errors import InputError
 from spinmd.potentials.deepspin.model import DeepSpinModel, Layer, Net, Network
-from spinmd.segments import commit, open_file
+from spinmd.segments import written_whole
 
 
 def write_dp(model: DeepSpinModel, path: Path) -> None:
     """Write a consistent model; the file appears whole or not at all. InputError for what DeePMD cannot evaluate."""
     tree = tree_from_model(model, str(path))
-    temporary = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        with open_file(temporary, "w") as file:
+        with written_whole(path) as file:
             count = 0
 
             def store(value: Any, variable: bool = False) -> Any:
@@ -40,15 +34,8 @@ def write_dp(model: DeepSpinModel, path: Path) -> None:
             # a text of variable length: it may be longer than the 64 KiB of other attributes
             text = json.dumps(store(tree), separators=(",", ":"))
             file.attrs["json"] = text
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        commit(temporary, path.absolute())
     except OSError as error:
         raise InputError(f"cannot write the model: {error.strerror or error}", str(path)) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _check_writable(model: DeepSpinModel, place: str) -> None:

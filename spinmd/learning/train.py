@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from spinmd import __version__
 from spinmd.complaints import raise_all, validate
 from spinmd.errors import InputError
-from spinmd.potentials.deepspin.data import System, read_systems, select
+from spinmd.potentials.deepspin.data import System, read_systems, split_evenly
 from spinmd.potentials.deepspin.training_parameters import TrainingDeck
 from spinmd.toml_source import TomlSource
 
@@ -44,27 +42,12 @@ def training_systems(deck: TrainingDeck, folder: Path) -> dict[str, list[System]
             share = wanted
             if name == "validation" and not isinstance(deck.data.test, tuple):
                 share = wanted / (1.0 - deck.data.test)
-            parts["train"], parts[name] = split_systems(parts["train"], share)
+            parts["train"], parts[name] = split_evenly(parts["train"], share)
     used = {_content(system): system.name for system in parts["train"] + parts["validation"]}
     for system in parts["test"]:
         if _content(system) in used:
             raise InputError(f"{system.name} is also used in training; its errors would be flattered", "data.test")
     return parts
-
-
-def split_systems(systems: list[System], fraction: float) -> tuple[list[System], list[System]]:
-    """Frames of each system that stay, and every (1/fraction)-th one apart, spread evenly."""
-    stay, apart = [], []
-    for system in systems:
-        count = round(fraction * system.frames)
-        chosen = np.unique(((np.arange(count) + 0.5) * system.frames / max(count, 1)).astype(int))
-        rest = np.setdiff1d(np.arange(system.frames), chosen)
-        if not len(rest):
-            chosen, rest = chosen[:0], np.arange(system.frames)
-        stay.append(select(system, rest))
-        if len(chosen):
-            apart.append(select(system, chosen))
-    return stay, apart
 
 
 def _content(system: System) -> str:
