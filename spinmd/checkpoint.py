@@ -5,6 +5,7 @@ and of the neighbour lists' history are stored under the names they have. Nothin
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,17 +108,30 @@ def open_run(path: str | Path) -> h5py.File:
     if not path.is_file():
         raise InputError("there is no such file; give the file that a run wrote, such as fe.h5", str(path))
     try:
-        file = open_file(path, "r")
+        file = open_file(path)
     except OSError:
         raise InputError("is not an HDF5 file, or is damaged; give the file that a run wrote", str(path)) from None
     if "spinmd" not in file:
         file.close()
         raise InputError("is not a file that spinmd wrote (it has no group /spinmd)", str(path))
-    for segment in json.loads(file["spinmd"].attrs.get("segments", "[]")):
-        if not (path.parent / segment["file"]).is_file():
+    folder = Path(os.path.realpath(path)).parent
+    attributes = file["spinmd"].attrs
+    parts = {segment["file"]: segment.get("bytes") for segment in json.loads(attributes.get("segments", "[]"))}
+    if "checkpoint" in attributes:
+        name, _, size = json.loads(attributes["checkpoint"])
+        parts[name] = size
+    for name, size in parts.items():
+        if (folder / name).is_file() and size is not None and (folder / name).stat().st_size != size:
             file.close()
             raise InputError(
-                f"refers to {segment['file']}, which is missing: while a run goes on, and after one that was killed, "
+                f"refers to {name}, which is damaged: it should have {size} bytes, and has "
+                f"{(folder / name).stat().st_size}; take both from a copy",
+                str(path),
+            )
+        if not (folder / name).is_file():
+            file.close()
+            raise InputError(
+                f"refers to {name}, which is missing: while a run goes on, and after one that was killed, "
                 "the hidden folder beside the file holds its data; keep the two together",
                 str(path),
             )

@@ -30,6 +30,12 @@ class DivergedError(SpinmdError):
     exit_code = 3
 
 
+class DiskError(SpinmdError):
+    """The disk refused while a run was going on (full, gone, no permission); what had been saved before is untouched."""
+
+    exit_code = 3
+
+
 class StoppedError(SpinmdError):
     """The run was stopped by a signal after a checkpoint was written."""
 

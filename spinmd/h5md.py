@@ -19,9 +19,7 @@ lengths and angles of the cell only, so positions fit its box only where a lies 
 """
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +31,7 @@ import numpy as np
 from spinmd import __version__
 from spinmd.checkpoint import GROUP as CHECKPOINT
 from spinmd.checkpoint import open_run, read_checkpoint, write_checkpoint
-from spinmd.errors import InputError, SpinmdError
+from spinmd.errors import DiskError, InputError, SpinmdError
 from spinmd.output import (
     CONVENTIONS,
     QUANTITIES,
@@ -42,18 +40,23 @@ from spinmd.output import (
     check_output,
     git_commit,
     parts_folder,
+    real_path,
 )
 from spinmd.protocols import Frame
 from spinmd.segments import (
     Constant,
     FolderLock,
     Layout,
+    NewFile,
     Segment,
     Series,
+    adopt,
     commit,
     merge,
     open_file,
+    refusal,
     remove,
+    sync_folder,
     write_virtual,
 )
 from spinmd.state import State
@@ -107,7 +110,8 @@ class TrajectoryWriter:
 
     ``columns`` are (name, unit) of the thermo table and must hold ``step`` and ``time``. ``resume``: go on with the
     file of an earlier run, from its last checkpoint; rows after it are dropped, rows that are there are not written
-    again. Raises InputError (see ``check_output``), and SpinmdError if the disk refuses (full, gone).
+    again. Raises InputError (see ``check_output``), and DiskError if the disk refuses (full, gone); after that, and
+    after an interrupt in the middle of writing, nothing is written any more and the last publication stays.
     """
 
     def __init__(
@@ -123,7 +127,7 @@ class TrajectoryWriter:
     ):
         check_output(parameters, force, resume)
         self.parameters = parameters
-        self.path = parameters.file.absolute()
+        self.path = real_path(parameters.file)
         self.parts = parts_folder(self.path)
         self._columns = tuple(columns)
         self._deck, self._settings, self._g_factor = deck, json.dumps(settings or {}, default=str), g_factor
@@ -131,7 +135,7 @@ class TrajectoryWriter:
         self._lock = FolderLock(self.parts)
         self._layout: Layout | None = None
         self._boundary: list[str] = []
-        self._file: h5py.File | None = None
+        self._file: NewFile | None = None
         self._segments: list[Segment] = []
         self._checkpoint: tuple[Path, str] | None = None  # file and group of the last checkpoint
         self._rows = {"frames": 0, "thermo": 0}  # rows in the open segment
@@ -140,6 +144,7 @@ class TrajectoryWriter:
         self._number = 0
         self._condemned: list[Path] = []  # to be removed once RUN.h5 no longer refers to them
         self._retired: list[Path] = []  # the same one publication later: a reader may just have opened the old RUN.h5
+        self._published = False
         self._broken = False
 
     def append_frame(self, frame: Frame) -> bool:
@@ -168,7 +173,7 @@ class TrajectoryWriter:
             self._compact()
             final = self.parts / f"checkpoint-{self._next():06d}.h5"
             temporary = final.with_suffix(".tmp")
-            with open_file(temporary, "w") as file:
+            with NewFile(temporary) as file:
                 write_checkpoint(file.create_group("checkpoint"), frame.state, frame.aux, history, meta)
             commit(temporary, final)
             if self._checkpoint is not None and self._checkpoint[1] == "checkpoint":
@@ -194,11 +199,11 @@ class TrajectoryWriter:
         with self._writing():
             self._close_segment()
             temporary = self.parts / "run.tmp"
-            with open_file(temporary, "w") as file:
+            with NewFile(temporary) as file:
                 self._write_header(file)
                 merge(file, self._layout, self._segments, constants=True)
                 if self._checkpoint is not None:
-                    with open_file(self._checkpoint[0], "r") as source:
+                    with open_file(self._checkpoint[0]) as source:
                         source.copy(self._checkpoint[1], file, name=CHECKPOINT)
             commit(temporary, self.path)
         self._layout = None
@@ -228,6 +233,7 @@ class TrajectoryWriter:
             dataset.resize(first + len(buffer), axis=0)
             rows = [np.asarray(row[series.path], dtype=series.dtype) for row in buffer]
             dataset[first:] = rows[0][None] if len(rows) == 1 else np.stack(rows)
+        file.check()
         self._rows[table] = first + len(buffer)
         buffer.clear()
 
@@ -235,10 +241,10 @@ class TrajectoryWriter:
         self._number += 1
         return self._number
 
-    def _segment(self) -> h5py.File:
+    def _segment(self) -> NewFile:
         """The open segment; only the first of a run holds the constants."""
         if self._file is None:
-            self._file = open_file(self.parts / f"segment-{self._next():06d}.h5.tmp", "w")
+            self._file = NewFile(self.parts / f"segment-{self._next():06d}.h5.tmp")
             self._layout.create(self._file, constants=not self._segments)
         return self._file
 
@@ -248,11 +254,10 @@ class TrajectoryWriter:
         file = self._segment() if not self._segments else self._file
         if file is None:
             return
-        temporary = Path(file.filename)
         self._file = None
         file.close()
-        final = temporary.with_suffix("")
-        commit(temporary, final)
+        final = file.path.with_suffix("")
+        commit(file.path, final)
         self._segments.append(Segment(final, dict(self._rows)))
         self._rows = dict.fromkeys(self._rows, 0)
 
@@ -264,7 +269,7 @@ class TrajectoryWriter:
                 return
             final = self.parts / f"segment-{self._next():06d}.h5"
             temporary = final.with_suffix(".tmp")
-            with open_file(temporary, "w") as file:
+            with NewFile(temporary) as file:
                 merge(file, self._layout, last, constants=last[0] is self._segments[0])
             commit(temporary, final)
             rows = {table: sum(segment.rows.get(table, 0) for segment in last) for table in self._rows}
@@ -274,16 +279,17 @@ class TrajectoryWriter:
     def _publish(self) -> None:
         temporary = self.parts / "run.tmp"
         relative = self.parts.name
-        with open_file(temporary, "w") as file:
+        with NewFile(temporary) as file:
             self._write_header(file)
             write_virtual(file, self._layout, self._segments, relative)
-            record = [{"file": f"{relative}/{s.path.name}", "rows": s.rows, "level": s.level} for s in self._segments]
-            file["spinmd"].attrs["segments"] = json.dumps(record)
+            file["spinmd"].attrs["segments"] = json.dumps([segment.record(relative) for segment in self._segments])
             if self._checkpoint is not None:
                 path, group = self._checkpoint
                 file[CHECKPOINT] = h5py.ExternalLink(f"{relative}/{path.name}", f"/{group}")
-                file["spinmd"].attrs["checkpoint"] = json.dumps([f"{relative}/{path.name}", group])
+                record = [f"{relative}/{path.name}", group, path.stat().st_size]
+                file["spinmd"].attrs["checkpoint"] = json.dumps(record)
         commit(temporary, self.path)
+        self._published = True
         remove(self._condemned)
         self._condemned, self._retired = self._retired, []
 
@@ -320,39 +326,44 @@ class TrajectoryWriter:
         self.parts.mkdir(exist_ok=True)
         if not self._lock.acquire():
             raise InputError(f"another run is writing {self.path} at this moment; choose another name", "output.file")
+        sync_folder(self.parts.parent)
+        remove(self.parts.glob("*.tmp"))  # what a killed run was just writing, which may be all that fills the disk
         leftover = [path for path in self.parts.iterdir() if path != self._lock.path]
         numbers = [path.name.split(".")[0].rpartition("-")[2] for path in leftover]
         self._number = max((int(number) for number in numbers if number.isdigit()), default=0)
         if self._resume:
-            self._load()
+            self._load(state.clock.step)
         listed = {segment.path for segment in self._segments} | ({self._checkpoint[0]} if self._checkpoint else set())
         self._condemned = [path for path in leftover if path not in listed]
         self._layout = layout
 
-    def _load(self) -> None:
+    def _load(self, present: int) -> None:
         """Take over segments and checkpoint of the file that is resumed, without the rows after the checkpoint."""
         with open_run(self.path) as file:
             step = int(file[CHECKPOINT].attrs["step"])
+            if step != present:
+                raise InputError(
+                    f"its checkpoint is at step {step}, and not at {present}, where this run begins: another run has "
+                    "gone on with the file in the meantime; resume it again",
+                    str(self.path),
+                )
             attributes = file["spinmd"].attrs
             virtual = "segments" in attributes
             if virtual:
                 records = json.loads(attributes["segments"])
                 self._segments = [Segment(self.path.parent / r["file"], r["rows"], r["level"]) for r in records]
-                name, group = json.loads(attributes["checkpoint"])
+                name, group, _ = json.loads(attributes["checkpoint"])
                 self._checkpoint = (self.path.parent / name, group)
             else:
                 rows = {table: len(file[path]) for table, path in STEPS.items()}
         if not virtual:
             # the plain file becomes the first segment under a second name; RUN.h5 itself stays until it is replaced
             first = self.parts / f"segment-{self._next():06d}.h5"
-            try:
-                os.link(self.path, first)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(self.path, first)
+            adopt(self.path, first)
             self._segments = [Segment(first, rows, RESUMED_LEVEL)]
             self._checkpoint = (first, CHECKPOINT)
         for segment in self._segments:
-            with open_file(segment.path, "r") as file:
+            with open_file(segment.path) as file:
                 for table, path in STEPS.items():
                     steps = file[path][: segment.rows.get(table, 0)]
                     segment.rows[table] = int(np.searchsorted(steps, step, side="right"))
@@ -362,22 +373,38 @@ class TrajectoryWriter:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Turns the disk's refusals into one sentence; after one, ``close`` leaves what was published as it is."""
+        if self._broken:
+            raise DiskError(
+                f"{self.path} is not written any more, since writing was cut short before; {self._rescue()}"
+            )
         try:
             yield
         except SpinmdError:
             raise
         except (OSError, RuntimeError) as error:
-            self._broken = True
-            self._buffers = {table: [] for table in self._buffers}
-            with contextlib.suppress(Exception):
-                if self._file is not None:
-                    self._file.close()
-            self._file = None
-            reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
-            raise SpinmdError(
-                f"cannot write {self.path} any further: {reason}; "
-                "what was there at the last checkpoint can be read and resumed"
-            ) from error
+            self._give_up()
+            raise DiskError(f"cannot write {self.path}: {refusal(error)}; {self._rescue()}") from error
+        except BaseException:  # an interrupt: nobody knows which rows are there
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        self._broken = True
+        self._buffers = {table: [] for table in self._buffers}
+        with contextlib.suppress(BaseException):
+            if self._file is not None:
+                self._file.close()
+        self._file = None
+        with contextlib.suppress(OSError):
+            remove(self.parts.glob("*.tmp"))  # half a segment is of no use, and room may be what is missing
+
+    def _rescue(self) -> str:
+        """What is left after a failure, and what to do."""
+        if self._published or self._resume:
+            return f"everything up to the last checkpoint is safe: mend that, then go on with spinmd resume {self.path}"
+        if self.path.exists():
+            return "the earlier file is untouched"
+        return "nothing was saved"
 
 
 def _check_resumable(path: Path, layout: Layout) -> None:

@@ -11,10 +11,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from spinmd.checkpoint import GROUP, open_run
 from spinmd.errors import InputError
 from spinmd.parameters import OutputFile, Parameters
 from spinmd.protocols import Need
-from spinmd.segments import locked
+from spinmd.segments import locked, open_file
 
 # quantity of the deck -> (name of the H5MD element, unit, what has to be evaluated). MDAnalysis reads position,
 # velocity and force only, and refuses the unit eV Angstrom-1 in an element named "force"
@@ -98,26 +99,64 @@ class OutputParameters(Parameters):
         return result
 
 
+def real_path(path: str | Path) -> Path:
+    """The one name of a run's file, whichever link or relative path leads to it: so that two runs notice each other."""
+    return Path(os.path.realpath(path))
+
+
 def parts_folder(path: Path) -> Path:
     """The hidden folder of the segments of a run's file."""
+    path = real_path(path)
     return path.parent / f".{path.name}.parts"
+
+
+def _refuse_existing(path: Path, place: str) -> None:
+    """Raise InputError if a new run would replace data: the file itself, or the segments of one that has gone."""
+    parts = parts_folder(path)
+    if path.exists():
+        ways = "choose another name, or overwrite it with --force"
+        try:
+            with open_run(path) as file:
+                if GROUP in file:
+                    ways = f"go on with it (spinmd resume {path}), replace it with --force, or choose another name"
+        except InputError:
+            pass  # not a run, or one that cannot be resumed
+        raise InputError(f"{path} exists already; {ways}", place)
+    if _holds_data(parts):
+        raise InputError(
+            f"{path} has gone, but the hidden folder {parts} still holds the data of its run; put the file back and go "
+            f"on with it (spinmd resume {path}), or discard the data with --force",
+            place,
+        )
+
+
+def _holds_data(parts: Path) -> bool:
+    """True if a run got beyond its first step there: what a run leaves that was killed at its very start is nothing."""
+    for path in parts.glob("checkpoint-*.h5"):
+        try:
+            with open_file(path) as file:
+                if file["checkpoint"].attrs["step"] > 0:
+                    return True
+        except (OSError, KeyError):
+            return True
+    return False
 
 
 def check_output(parameters: OutputParameters, force: bool = False, resume: bool = False) -> None:
     """Raise InputError (place ``output.file``) if the run could not write its file. Writes nothing."""
     path, place = parameters.file, "output.file"
-    if not path.parent.is_dir():
+    if not real_path(path).parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; create it or write to another one", place)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file, such as {path / 'run.h5'}", place)
-    if not os.access(path.parent, os.W_OK | os.X_OK):
+    if not os.access(real_path(path).parent, os.W_OK | os.X_OK):
         raise InputError(f"no permission to write in the folder {path.parent}; write to another one", place)
     if resume and not path.exists():
         raise InputError(f"there is no file {path} to resume; start the run first", place)
-    if path.exists() and not (force or resume):
-        raise InputError(f"{path} exists already; choose another name, or overwrite it with --force", place)
     if locked(parts_folder(path)):
         raise InputError(f"another run is writing {path} at this moment; wait for it or choose another name", place)
+    if not (force or resume):
+        _refuse_existing(path, place)
 
 
 def check_stages(outputs: Sequence[OutputParameters]) -> None:

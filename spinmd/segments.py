@@ -4,12 +4,17 @@ A run's file is made of *segments*, HDF5 files that are never touched again once
 here knows what the series mean; the layout is decided in ``spinmd.h5md``.
 """
 
+import errno
+import io
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +24,7 @@ try:
 except ImportError:  # not a POSIX system: two runs writing to one file are not noticed there
     fcntl = None
 
+PENDING_BYTES = 256 * 1024
 CHUNK_BYTES = 256 * 1024
 MERGE_BLOCK_BYTES = 16 * 1024 * 1024
 COMPRESSION = {
@@ -109,13 +115,118 @@ class Segment:
     rows: dict[str, int] = field(default_factory=dict)
     level: int = 0
 
+    def record(self, folder: str) -> dict[str, Any]:
+        """What the visible file says about this segment; ``folder``: where it is, seen from that file."""
+        name = f"{folder}/{self.path.name}"
+        return {"file": name, "bytes": self.path.stat().st_size, "rows": self.rows, "level": self.level}
 
-def open_file(path: str | Path, mode: str) -> h5py.File:
-    """An HDF5 file without a lock, in the oldest format that every reader knows."""
-    return h5py.File(path, mode, locking=False)
+
+def open_file(path: str | Path) -> h5py.File:
+    """An HDF5 file for reading, without a lock: some file systems have none."""
+    return h5py.File(path, "r", locking=False)
 
 
-def _sync_folder(folder: Path) -> None:
+class _Bytes(io.RawIOBase):
+    """The bytes of a file that is being written. The first failure is kept, and all goes on as if nothing were wrong.
+
+    HDF5 cannot be trusted with failures: it reports those of a write that it had put off when an object is released,
+    where h5py can only print them, and goes on with a file that lacks the data.
+    """
+
+    def __init__(self, path: Path):
+        self.error: BaseException | None = None
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+        self._position = self._end = 0
+        self._pending, self._pending_at = bytearray(), 0  # HDF5 writes a few hundred bytes at a time, one after another
+
+    def readable(self):
+        return True
+
+    def writable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        return self._position
+
+    def tell(self):
+        return self._position
+
+    def readinto(self, buffer):
+        self._drain()
+        done = os.preadv(self._descriptor, [buffer], self._position)
+        self._position += done
+        return done
+
+    def write(self, data):
+        size = len(data)
+        if self._position != self._pending_at + len(self._pending) or size > PENDING_BYTES:
+            self._drain()
+        if size > PENDING_BYTES:
+            self._put(data, self._position)
+        else:
+            self._pending_at = self._pending_at if self._pending else self._position
+            self._pending += data
+            if len(self._pending) > PENDING_BYTES:
+                self._drain()
+        self._position += size
+        self._end = max(self._end, self._position)
+        return size
+
+    def _drain(self):
+        data, self._pending = self._pending, bytearray()
+        self._put(data, self._pending_at)
+
+    def _put(self, data, position):
+        rest = memoryview(data).cast("B")
+        while rest and self.error is None:  # a disk that is nearly full takes a part
+            done = self._keep(os.pwrite, self._descriptor, rest, position) or 0
+            rest, position = rest[done:], position + done
+
+    def truncate(self, size=None):
+        size = self._position if size is None else size
+        self._drain()
+        self._keep(os.ftruncate, self._descriptor, size)
+        self._end = size
+        return size
+
+    def close(self):
+        if not self.closed:
+            self._drain()
+            self._keep(os.close, self._descriptor)
+        super().close()
+
+    def _keep(self, function, *arguments):
+        try:
+            return function(*arguments)
+        except BaseException as error:  # an interrupt too must not run through HDF5
+            self.error = self.error or error
+
+
+class NewFile(h5py.File):
+    """A new HDF5 file in the oldest format that every reader knows; ``check`` and ``close`` raise what the disk says."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._bytes = _Bytes(path)
+        super().__init__(self._bytes, "w")
+
+    def check(self) -> None:
+        """Raise the first failure so far, an OSError, or an interrupt that came while bytes were being written."""
+        if self._bytes.error is not None:
+            raise self._bytes.error
+
+    def close(self) -> None:
+        super().close()
+        self._bytes.close()
+        self.check()
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in ``folder`` to the disk: a file that has one only in memory is lost in a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -131,7 +242,19 @@ def commit(temporary: Path, final: Path) -> None:
     finally:
         os.close(descriptor)
     os.replace(temporary, final)
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
+
+
+def adopt(source: Path, final: Path) -> None:
+    """A second name for a file that is never written to again; a copy where the file system has no hard links."""
+    try:
+        os.link(source, final)
+    except OSError:
+        temporary = final.with_suffix(".tmp")
+        shutil.copyfile(source, temporary)
+        commit(temporary, final)
+    else:
+        sync_folder(final.parent)
 
 
 @contextmanager
@@ -141,7 +264,7 @@ def written_whole(path: Path) -> Iterator[h5py.File]:
     os.close(handle)
     temporary = Path(name)
     try:
-        with open_file(temporary, "w") as file:
+        with NewFile(temporary) as file:
             yield file
         umask = os.umask(0)
         os.umask(umask)
@@ -149,6 +272,15 @@ def written_whole(path: Path) -> Iterator[h5py.File]:
         commit(temporary, path.absolute())
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refusal(error: Exception) -> str:
+    """What the disk has against it, in words: HDF5 hides the number of the error in its own long sentences."""
+    hidden = re.search(r"errno = (\d+)", str(error))
+    number = getattr(error, "errno", None) or (int(hidden[1]) if hidden else None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    return str(error) if number is None else os.strerror(number)
 
 
 def remove(paths: Iterable[Path]) -> None:
@@ -191,7 +323,7 @@ def write_virtual(file: h5py.File, layout: Layout, segments: Sequence[Segment], 
     layout.link(file)
 
 
-def merge(file: h5py.File, layout: Layout, segments: Sequence[Segment], constants: bool) -> None:
+def merge(file: NewFile, layout: Layout, segments: Sequence[Segment], constants: bool) -> None:
     """Copy the rows of ``segments``, in order, into plain datasets of ``file``."""
     layout.create(file, constants)
     for name, rows in totals(segments).items():
@@ -199,10 +331,11 @@ def merge(file: h5py.File, layout: Layout, segments: Sequence[Segment], constant
             file[series.path].resize(rows, axis=0)
     offset: dict[str, int] = {}
     for segment in segments:
-        with open_file(segment.path, "r") as source:
+        with open_file(segment.path) as source:
             for table, rows in segment.rows.items():
                 for series in layout.table(table):
                     _copy_rows(source[series.path], file[series.path], offset.get(table, 0), rows, series)
+                    file.check()
                 offset[table] = offset.get(table, 0) + rows
 
 
@@ -246,7 +379,10 @@ class FolderLock:
             return False
         except OSError:
             return True
-        return True
+        if self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self._descriptor)):
+            return True
+        self.release()  # a run that ended just now took the file away: a lock on it keeps nobody out
+        return False
 
     def release(self) -> None:
         if self._descriptor is not None:

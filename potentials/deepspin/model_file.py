@@ -66,7 +66,7 @@ def read_model(path: str | Path) -> DeepSpinModel:
     if not head.startswith(HDF5_SIGNATURE):
         raise InputError(_foreign(head), place)
     try:
-        with open_file(path, "r") as file:
+        with open_file(path) as file:
             text, arrays = _load(file, place)
     except InputError:
         raise
@@ -94,7 +94,7 @@ def first_bytes(path: Path) -> bytes:
 def is_model_file(path: str | Path) -> bool:
     """Whether an existing file is a spinmd model by content: HDF5 whose attribute ``format`` says so."""
     try:
-        with open_file(path, "r") as file:
+        with open_file(path) as file:
             return _text(file.attrs.get("format")) == FORMAT
     except OSError:
         return False

@@ -129,7 +129,7 @@ def _hdf5_content(path: Path) -> str:
     if is_model_file(path):
         return "spinmd"
     try:
-        with open_file(path, "r") as file:
+        with open_file(path) as file:
             return "portable (HDF5)" if "json" in file.attrs else "unknown"
     except (OSError, RuntimeError) as error:
         raise InputError(f"the file is damaged ({error}); make or copy it again", str(path)) from None

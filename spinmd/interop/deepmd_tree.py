@@ -83,7 +83,7 @@ def read_dp(path: Path) -> dict[str, Any]:
     """The tree of a ``.dp`` file with its arrays in place. InputError if it is damaged or something else."""
     place = str(path)
     try:
-        with open_file(path, "r") as file:
+        with open_file(path) as file:
             tree = json.loads(file.attrs["json"])
 
             def load(name: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from spinmd import output, segments
 from spinmd.checkpoint import read_checkpoint
-from spinmd.errors import InputError, SpinmdError
+from spinmd.errors import DiskError, InputError, SpinmdError
 from spinmd.h5md import TrajectoryWriter, read_deck, read_thermo
 from spinmd.output import OutputParameters, check_output, check_stages
 
@@ -80,9 +80,9 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_last_checkpoint(tmp_path, mon
         patch.setattr(segments.os, "fsync", full)
         frame = run.frame_of(state, 30)
         writer.append_frame(frame)
-        with pytest.raises(SpinmdError, match="the disk is full; what was there at the last checkpoint") as caught:
+        with pytest.raises(SpinmdError, match="the disk is full; everything up to the last checkpoint") as caught:
             writer.checkpoint(frame)
-        assert not isinstance(caught.value, InputError)
+        assert type(caught.value) is DiskError and caught.value.exit_code == 3
         writer.close()
     run.assert_content(path, 20)
     run.write_run(path, range(20, 41, 5), state=read_checkpoint(path)[0], resume=True)
