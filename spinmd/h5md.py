@@ -107,7 +107,9 @@ class TrajectoryWriter:
 
     ``columns`` are (name, unit) of the thermo table and must hold ``step`` and ``time``. ``resume``: go on with the
     file of an earlier run, from its last checkpoint; rows after it are dropped, rows that are there are not written
-    again. Raises InputError (see ``check_output``), and SpinmdError if the disk refuses (full, gone).
+    again. ``resume_step``: the step of the checkpoint that the caller has read; ``drop``: tables ("frames", "thermo") of
+    which the row at that step is dropped too, since it is there only because the run ended. Raises InputError (see ``check_output``), and
+    SpinmdError if the disk refuses (full, gone).
     """
 
     def __init__(
@@ -120,6 +122,8 @@ class TrajectoryWriter:
         g_factor: float = G_FACTOR,
         force: bool = False,
         resume: bool = False,
+        resume_step: int | None = None,
+        drop: Sequence[str] = (),
     ):
         check_output(parameters, force, resume)
         self.parameters = parameters
@@ -127,7 +131,7 @@ class TrajectoryWriter:
         self.parts = parts_folder(self.path)
         self._columns = tuple(columns)
         self._deck, self._settings, self._g_factor = deck, json.dumps(settings or {}, default=str), g_factor
-        self._resume = resume
+        self._resume, self._resume_step, self._drop = resume, resume_step, frozenset(drop)
         self._lock = FolderLock(self.parts)
         self._layout: Layout | None = None
         self._boundary: list[str] = []
@@ -333,6 +337,11 @@ class TrajectoryWriter:
         """Take over segments and checkpoint of the file that is resumed, without the rows after the checkpoint."""
         with open_run(self.path) as file:
             step = int(file[CHECKPOINT].attrs["step"])
+            if self._resume_step not in (None, step):
+                raise InputError(
+                    f"another run has gone on from step {self._resume_step} in the meantime, to step {step}; resume it again",
+                    str(self.path),
+                )
             attributes = file["spinmd"].attrs
             virtual = "segments" in attributes
             if virtual:
@@ -355,7 +364,8 @@ class TrajectoryWriter:
             with open_file(segment.path, "r") as file:
                 for table, path in STEPS.items():
                     steps = file[path][: segment.rows.get(table, 0)]
-                    segment.rows[table] = int(np.searchsorted(steps, step, side="right"))
+                    side = "left" if table in self._drop else "right"
+                    segment.rows[table] = int(np.searchsorted(steps, step, side=side))
                     if segment.rows[table]:
                         self._last_step[table] = int(steps[segment.rows[table] - 1])
 
