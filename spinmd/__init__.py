@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spinmd.model import Model
     from spinmd.parameters import Parameters
     from spinmd.protocols import Aux, Need, SpinTerm
+    from spinmd.resuming import resume
     from spinmd.simulation import Simulation
     from spinmd.state import State
     from spinmd.testing import check_integrator, check_potential
@@ -45,6 +46,7 @@ __all__ = [
     "check_integrator",
     "check_potential",
     "load_deck",
+    "resume",
 ]
 
 # public name -> the module it lives in
@@ -65,6 +67,7 @@ _HOMES = {
     "check_integrator": "spinmd.testing",
     "check_potential": "spinmd.testing",
     "load_deck": "spinmd.deck",
+    "resume": "spinmd.resuming",
 }
 
 # Here and not later: numba decides where a kernel is cached when the kernel is defined, and any module may define one.

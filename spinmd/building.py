@@ -21,7 +21,7 @@ from spinmd.errors import InputError
 from spinmd.integrators.splitting import build_integrator
 from spinmd.model import Model
 from spinmd.output import check_output, check_stages
-from spinmd.simulation import Simulation, StageRun
+from spinmd.simulation import Past, Simulation, StageRun
 from spinmd.state import State
 from spinmd.structure import build_structure
 from spinmd.toml_source import Place, dotted
@@ -50,46 +50,62 @@ def build(
     elif overrides:
         deck = load_deck(deck.tables, overrides, folder=deck.folder)
     check_device(device)
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"expected a whole number of threads, at least 1, got {threads!r}", "--threads")
-    if threads is None and deck.run is not None:
-        threads = deck.run.threads
+    threads = asked_threads(deck, threads)
     if output:
         check_outputs(deck, force)
     with _Located(deck, ("structure",)):
         state = build_structure(deck.structure, deck.seed)
-    runs: list[StageRun] = []
+    return assemble(deck, state, threads, output=output, force=force)
+
+
+def assemble(
+    deck: Deck, state: State, threads: int | None = None, *, output: bool = True, force: bool = False,
+    past: Past | None = None, history: Mapping[str, np.ndarray] | None = None,
+) -> Simulation:  # fmt: skip
+    """A Simulation of a state that is there: models and integrators of all stages that are still to run.
+
+    ``past`` and ``history``: what the checkpoint of a run tells of its course and of its neighbour lists; None for a new
+    run. Raises InputError for what does not fit.
+    """
+    threads = threads or few_threads(state.natoms)
     stages = deck.stages()
+    owns = [
+        k == 0 or not (one.potential is stages[k - 1].potential and one.neighbours is stages[k - 1].neighbours)
+        for k, one in enumerate(stages)
+    ]
+    present = 0 if past is None else past.stage
+    first = max(k for k in range(present + 1) if owns[k])  # the stage whose model the present one uses
+    runs: list[StageRun] = []
     maker = None
     for index, stage in enumerate(stages):
         at: Place = () if index == 0 else ("stage", index - 1)
-        own_model = index == 0 or not (
-            stage.potential is stages[index - 1].potential and stage.neighbours is stages[index - 1].neighbours
-        )
-        if own_model:
+        if owns[index] and index >= first:
             # a later stage is tried on a copy, since making a model may re-order the atoms of its state
-            maker = _ModelMaker(
-                deck, stage, state if index == 0 else state.copy(), at, threads or few_threads(state.natoms)
-            )
+            mine = index == first
+            maker = _ModelMaker(deck, stage, state if mine else state.copy(), at, threads, history if mine else None)
         with _Located(deck, at):
-            runs.append(StageRun(stage, _StageMaker(deck, stage, maker, state, at), own_model))
-    return Simulation(deck, state, runs, output=output, force=force)
+            make = _StageMaker(deck, stage, maker, state, at) if index >= present else None
+            runs.append(StageRun(stage, make, owns[index]))
+    return Simulation(deck, state, runs, output=output, force=force, past=past)
 
 
 class _ModelMaker:
     """Makes the model of a stage: at build to see that it can be made, and again where it was only tried on a copy."""
 
-    def __init__(self, deck: Deck, stage: Stage, state: State, at: Place, threads: int | None):
+    def __init__(
+        self, deck: Deck, stage: Stage, state: State, at: Place, threads: int | None,
+        history: Mapping[str, np.ndarray] | None = None,
+    ):  # fmt: skip
         self.deck, self.stage, self.at, self.threads = deck, stage, at, threads
-        self.model = self.make(state)
+        self.model = self.make(state, history)
 
-    def make(self, state: State) -> Model:
+    def make(self, state: State, history: Mapping[str, np.ndarray] | None = None) -> Model:
         own = self.at if self.stage.potential is not self.deck.potential else ()
         terms = build_terms(self.deck, self.stage, state, own)
         check_moments(self.deck, state, terms, own)
         backend = make_threads(self.deck, self.threads)
         with _Located(self.deck, self.at):
-            return Model(state, terms, skin=self.stage.neighbours.skin, backend=backend)
+            return Model(state, terms, skin=self.stage.neighbours.skin, backend=backend, history=history)
 
     def on(self, state: State) -> Model:
         if self.model.state is not state:
@@ -140,6 +156,13 @@ def check_device(device: str | None) -> None:
     if device == "cuda":
         raise InputError("this version of spinmd computes on the CPU only; leave --device out", "--device cuda")
     raise InputError(f'unknown device {device!r}; this version of spinmd computes on the CPU, "cpu"', "--device")
+
+
+def asked_threads(deck: Deck, threads: int | None) -> int | None:
+    """``threads``, else those of the deck, else None; InputError unless it is a number of threads."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"expected a whole number of threads, at least 1, got {threads!r}", "--threads")
+    return deck.run.threads if threads is None and deck.run is not None else threads
 
 
 def few_threads(natoms: int) -> int:

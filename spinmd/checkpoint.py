@@ -19,7 +19,9 @@ from spinmd.segments import open_file
 from spinmd.state import Clock, State
 
 GROUP = "spinmd/checkpoint"
-VERSION = 1
+VERSION = 2  # 1 did not say where in its deck the run stood
+# what h5py, JSON and the shapes of arrays make of a damaged file
+DAMAGE = (KeyError, ValueError, TypeError, OSError, RuntimeError, AttributeError, OverflowError)
 UNITS = {
     "cell": "Angstrom",
     "pbc": "1",
@@ -74,24 +76,27 @@ def write_checkpoint(
 
 def read_group(group: h5py.Group) -> tuple[State, Aux, dict[str, np.ndarray] | None, dict[str, Any]]:
     """What ``write_checkpoint`` wrote."""
-    version = int(group.attrs["checkpoint_version"])
-    if version > VERSION:
-        raise InputError(f"the checkpoint has version {version}, written by a newer spinmd; update spinmd to read it")
     symbols = tuple(json.loads(group.attrs["symbols"]))
     clock = Clock(int(group.attrs["step"]), float(group.attrs["time"]))
     arrays = {name: np.ascontiguousarray(group["state"][name][()]) for name in UNITS}
     aux = Aux(_read_arrays(group["aux/per_atom"]), _read_arrays(group["aux/globals"]))
     history = _read_arrays(group["list_history"]) if group.attrs["has_list_history"] else None
     meta = json.loads(group["meta"].asstr()[()])
-    meta.update(step=clock.step, time=clock.time, natoms=len(arrays["positions"]))
+    meta.update(
+        checkpoint_version=int(group.attrs["checkpoint_version"]),
+        step=clock.step,
+        time=clock.time,
+        natoms=len(arrays["positions"]),
+    )
     return State(**arrays, symbols=symbols, clock=clock), aux, history, meta
 
 
 def read_checkpoint(path: str | Path) -> tuple[State, Aux, dict[str, np.ndarray] | None, dict[str, Any]]:
     """The last checkpoint of a run's file: state, the mover's arrays, history of the neighbour lists (or None), meta.
 
-    ``meta`` holds deck (text), settings, stage, extra, version, commit, step, time (ps), natoms.
-    Raises InputError where the file is missing, is not spinmd's, or has lost the hidden folder it refers to.
+    ``meta`` holds deck (text), settings, stage, extra, version, commit, checkpoint_version, step, time (ps), natoms.
+    Raises InputError where the file is missing, is not spinmd's, is damaged or from a newer version, or has lost the hidden
+    folder it refers to.
     """
     with open_run(path) as file:
         try:
@@ -99,7 +104,15 @@ def read_checkpoint(path: str | Path) -> tuple[State, Aux, dict[str, np.ndarray]
         except KeyError:
             message = "holds no checkpoint; a run writes one at its start, or its hidden folder has gone"
             raise InputError(message, str(path)) from None
-        return read_group(group)
+        try:
+            version = int(group.attrs["checkpoint_version"])
+            if version > VERSION:
+                message = f"the checkpoint has version {version}, written by a newer spinmd; update spinmd to read it"
+                raise InputError(message, str(path))
+            return read_group(group)
+        except DAMAGE as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"the checkpoint is damaged and cannot be read ({reason})", str(path)) from None
 
 
 def open_run(path: str | Path) -> h5py.File:

@@ -1,4 +1,4 @@
-"""The command line: ``spinmd run | evaluate | check | train | test | convert | dataset | schema | info``.
+"""The command line: ``spinmd run | resume | evaluate | check | train | test | convert | dataset | schema | info``.
 
 Each command is a few lines over the Python interface. Commands import heavy modules: ``spinmd --help`` is quick.
 Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, 130 and 143 stopped by a signal after a checkpoint.
@@ -41,6 +41,8 @@ Device = Annotated[str | None, typer.Option("--device", metavar="cpu|cuda", help
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="CPU threads [default: the deck's, else all]")
 ]
+Summary = Annotated[Path | None, typer.Option("--summary", help="write the closing summary to this JSON file")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")]
 
 
 @app.command()
@@ -49,11 +51,9 @@ def run(
     overrides: Overrides = None,
     device: Device = None,
     threads: Threads = None,
-    summary: Annotated[
-        Path | None, typer.Option("--summary", help="write the closing summary to this JSON file")
-    ] = None,
+    summary: Summary = None,
     force: Annotated[bool, typer.Option("--force", help="replace the output file if it exists")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run the dynamics that a deck describes."""
     from spinmd.building import build
@@ -65,24 +65,34 @@ def run(
         raise InputError("the deck has no [run]; give the number of steps, for example run = { steps = 1000 }", "run")
     if read.integrator is None:
         raise InputError("the deck has no [integrator], which a run needs", "integrator")
-    simulation = build(read, device=device, threads=threads, force=force)
-    with caught_signals() as caught:
-        try:
-            simulation.run(progress=not quiet, stop=lambda: bool(caught))
-        finally:
-            simulation.close()
-            if summary is not None and simulation.summary:
-                write_json(summary, simulation.summary)
-    if simulation.summary.get("steps_not_converged"):
-        missed = simulation.summary["steps_not_converged"]
-        print(
-            f"spinmd: warning: the spin solver did not converge in {missed} steps; try a shorter timestep",
-            file=sys.stderr,
-        )
-    if caught:
-        name = signal.Signals(caught[0]).name
-        where = f"; the state is saved in {simulation.summary['output']}" if simulation.summary.get("output") else ""
-        raise StoppedError(f"stopped by {name} after step {simulation.state.clock.step}{where}", caught[0])
+    drive(build(read, device=device, threads=threads, force=force), summary, quiet)
+
+
+@app.command()
+def resume(
+    file: Annotated[Path, typer.Argument(metavar="RUN.h5", help="the file of a run", show_default=False)],
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="N", help="take N further steps [default: what the deck has left]"),
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    summary: Summary = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="where the deck's relative paths start now")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="go on although files of potentials have changed since the run began")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run from the last checkpoint in its file, bit for bit as if it had never stopped."""
+    from spinmd.resuming import resume
+
+    check_writable(summary, "--summary", [file])
+    simulation = resume(file, steps, device=device, threads=threads, force=force, folder=folder)
+    check_writable(summary, "--summary", simulation.deck.inputs())
+    drive(simulation, summary, quiet)
 
 
 @app.command()
@@ -243,6 +253,28 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fals
 
 
 # ---------------------------------------------------------------------------------------------- helpers
+
+
+def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
+    """Run a simulation to its end or to the first signal; StoppedError, after a checkpoint, for the latter."""
+    with caught_signals() as caught:
+        try:
+            simulation.run(progress=not quiet, stop=lambda: bool(caught))
+        finally:
+            simulation.close()
+            if summary is not None and simulation.summary:
+                write_json(summary, simulation.summary)
+    if simulation.summary.get("steps_not_converged"):
+        missed = simulation.summary["steps_not_converged"]
+        print(
+            f"spinmd: warning: the spin solver did not converge in {missed} steps; try a shorter timestep",
+            file=sys.stderr,
+        )
+    if caught:
+        name = signal.Signals(caught[0]).name
+        output = simulation.summary.get("output")
+        where = f"; go on with spinmd resume {output}" if output else ""
+        raise StoppedError(f"stopped by {name} after step {simulation.state.clock.step}{where}", caught[0])
 
 
 @contextmanager

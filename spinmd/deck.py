@@ -6,11 +6,12 @@ line and the nearest known name. Tables belong to the room that uses them (``Str
 ``spinmd.building``.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, field_validator
 from pydantic_core import PydanticCustomError
 
 from spinmd import registry
@@ -146,6 +147,35 @@ class Deck(Parameters):
         own = (self.folder / self.name).resolve()
         return [*([own] if own.is_file() else []), *named(self.tables)]
 
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of every file that a run reads again when it goes on: those of potentials, plug-ins beside the deck included.
+
+        Absolute path -> hexadecimal digits. The structure is not among them: a run reads it once.
+        """
+        paths: list[Path] = []
+        for table in (*self.potential, *(table for stage in self.stage for table in stage.potential)):
+            module, colon, _ = table.kind.partition(":")
+            beside = self.folder.joinpath(*module.split(".")).with_suffix(".py")
+            paths += [beside] if colon and beside.is_file() else []
+            paths += _paths(table.parameters)
+        result = {}
+        for path in dict.fromkeys(paths):
+            try:
+                with path.open("rb") as file:
+                    result[str(path.absolute())] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise InputError(f"cannot be read ({error.strerror})", str(path)) from None
+        return result
+
+    def writing(self, file: Path) -> "Deck":
+        """The same deck with its output in ``file``."""
+
+        def moved(output: OutputParameters | None) -> OutputParameters | None:
+            return None if output is None else output.model_copy(update={"file": file})
+
+        stages = tuple(stage.model_copy(update={"output": moved(stage.output)}) for stage in self.stage)
+        return self.model_copy(update={"output": moved(self.output), "stage": stages})
+
     def place(self, path: str | Place) -> str:
         """A place in the deck with its line, for a message: ``integrator.timestep (line 12)``."""
         return self._source.place(_split(path) if isinstance(path, str) else path)
@@ -180,11 +210,20 @@ def load_deck(
     return _Reader(text).deck()
 
 
-class _Reader:
-    """Reads tables into models and collects what is wrong."""
+def stored_deck(text: str, settings: Mapping, folder: Path, name: str = "deck") -> Deck:
+    """The deck of a run that goes on, from what its file keeps: the text as written and the settings in force.
 
-    def __init__(self, source: TomlSource):
+    The structure is not read again, so that its file may be gone. Raises InputError as ``load_deck`` does.
+    """
+    return _Reader(TomlSource(text, name, folder, tables=dict(settings)), begun=True).deck()
+
+
+class _Reader:
+    """Reads tables into models and collects what is wrong; ``begun``: of a run that has its structure already."""
+
+    def __init__(self, source: TomlSource, begun: bool = False):
         self.source = source
+        self.begun = begun
         self.context = {"folder": source.folder}
         self.errors: dict[Place, list[InputError]] = {}
 
@@ -223,7 +262,8 @@ class _Reader:
         self.errors.setdefault(path, []).append(InputError(message, self.source.place(path)))
 
     def read(self, model: Any, data: Any, at: Place) -> Any:
-        value, errors = validate(model, data, at, context=self.context, place=self.source.place)
+        context = self.context | {"begun": self.begun and at == ("structure",)}
+        value, errors = validate(model, data, at, context=context, place=self.source.place)
         for path, error in errors:
             self.errors.setdefault(path, []).append(error)
         return value
@@ -304,6 +344,17 @@ def merge(own: Any, changes: dict) -> dict:
     for key, value in changes.items():
         result[key] = merge(result.get(key), value) if isinstance(value, dict) else value
     return result
+
+
+def _paths(value: Any) -> list[Path]:
+    """Every path among validated parameters."""
+    if isinstance(value, Path):
+        return [value]
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [path for entry in value for path in _paths(entry)] if isinstance(value, (list, tuple)) else []
 
 
 def _has(tables: Any, path: Place) -> bool:

@@ -110,8 +110,10 @@ class TrajectoryWriter:
 
     ``columns`` are (name, unit) of the thermo table and must hold ``step`` and ``time``. ``resume``: go on with the
     file of an earlier run, from its last checkpoint; rows after it are dropped, rows that are there are not written
-    again. Raises InputError (see ``check_output``), and DiskError if the disk refuses (full, gone); after that, and
-    after an interrupt in the middle of writing, nothing is written any more and the last publication stays.
+    again. ``resume_step``: the step of the checkpoint that the caller has read; ``drop``: tables ("frames", "thermo")
+    of which the row at that step is dropped too, since it is there only because the run ended. Raises InputError (see
+    ``check_output``), and DiskError if the disk refuses (full, gone); after that, and after an interrupt in the middle
+    of writing, nothing is written any more and the last publication stays.
     """
 
     def __init__(
@@ -124,6 +126,8 @@ class TrajectoryWriter:
         g_factor: float = G_FACTOR,
         force: bool = False,
         resume: bool = False,
+        resume_step: int | None = None,
+        drop: Sequence[str] = (),
     ):
         check_output(parameters, force, resume)
         self.parameters = parameters
@@ -131,7 +135,7 @@ class TrajectoryWriter:
         self.parts = parts_folder(self.path)
         self._columns = tuple(columns)
         self._deck, self._settings, self._g_factor = deck, json.dumps(settings or {}, default=str), g_factor
-        self._resume = resume
+        self._resume, self._resume_step, self._drop = resume, resume_step, frozenset(drop)
         self._lock = FolderLock(self.parts)
         self._layout: Layout | None = None
         self._boundary: list[str] = []
@@ -332,19 +336,18 @@ class TrajectoryWriter:
         numbers = [path.name.split(".")[0].rpartition("-")[2] for path in leftover]
         self._number = max((int(number) for number in numbers if number.isdigit()), default=0)
         if self._resume:
-            self._load(state.clock.step)
+            self._load()
         listed = {segment.path for segment in self._segments} | ({self._checkpoint[0]} if self._checkpoint else set())
         self._condemned = [path for path in leftover if path not in listed]
         self._layout = layout
 
-    def _load(self, present: int) -> None:
+    def _load(self) -> None:
         """Take over segments and checkpoint of the file that is resumed, without the rows after the checkpoint."""
         with open_run(self.path) as file:
             step = int(file[CHECKPOINT].attrs["step"])
-            if step != present:
+            if self._resume_step not in (None, step):
                 raise InputError(
-                    f"its checkpoint is at step {step}, and not at {present}, where this run begins: another run has "
-                    "gone on with the file in the meantime; resume it again",
+                    f"another run has gone on from step {self._resume_step} in the meantime, to step {step}; resume it again",
                     str(self.path),
                 )
             attributes = file["spinmd"].attrs
@@ -366,7 +369,8 @@ class TrajectoryWriter:
             with open_file(segment.path) as file:
                 for table, path in STEPS.items():
                     steps = file[path][: segment.rows.get(table, 0)]
-                    segment.rows[table] = int(np.searchsorted(steps, step, side="right"))
+                    side = "left" if table in self._drop else "right"
+                    segment.rows[table] = int(np.searchsorted(steps, step, side=side))
                     if segment.rows[table]:
                         self._last_step[table] = int(steps[segment.rows[table] - 1])
 

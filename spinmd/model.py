@@ -4,7 +4,8 @@ Nothing is computed twice at one configuration: results are kept until positions
 that know spins and for those that do not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -33,15 +34,18 @@ class Model:
     """All terms of the energy of one state.
 
     state    the State that is evaluated; its atoms may be re-ordered in space here (``state.ids`` keeps the original
-    order) terms    potentials, in the order of the deck skin     Å, by which neighbour lists reach further than
-    cutoffs threads  None: all cores
+    order)
+    terms    potentials, in the order of the deck
+    skin     Å, by which neighbour lists reach further than cutoffs
+    threads  None: all cores
+    history  what ``list_history`` of the same model gave at this state: its lists, bit for bit
 
-    Raises InputError for terms that do not fit the state.
+    Raises InputError for terms that do not fit the state or the history.
     """
 
     def __init__(
         self, state: State, terms: Sequence[Potential], *, skin: float | None = None, threads: int | None = None,
-        backend: Backend | None = None,
+        backend: Backend | None = None, history: Mapping[str, np.ndarray] | None = None,
     ):  # fmt: skip
         self.state = state
         self.terms = list(terms)
@@ -65,10 +69,22 @@ class Model:
         for k, term in enumerate(self.terms):
             if term.cutoff < 0.0 or not np.isfinite(term.cutoff):
                 raise InputError(f"the cutoff must be positive, got {term.cutoff}", f"potential.{k}")
-        for term in self.terms:  # margins and cutoffs may depend on files and elements that prepare() reads
-            term.prepare(state, self.backend)
-        self._radius = [t.cutoff + t.margin(state) if t.cutoff > 0.0 else 0.0 for t in self.terms]
+        self._first_cell = state.cell.copy()
+        if history is not None:
+            self._check_history(history)
+            self._first_cell[:] = history["first_cell"]
+        with self._in_first_cell():
+            for term in self.terms:  # margins and cutoffs may depend on files and elements that prepare() reads
+                term.prepare(state, self.backend)
+            self._margins = np.array([t.margin(state) if t.cutoff > 0.0 else 0.0 for t in self.terms])
+        if history is not None:
+            self._restore_margins(history["margins"])
+        self._radius = [
+            t.cutoff + m if t.cutoff > 0.0 else 0.0 for t, m in zip(self.terms, self._margins.tolist(), strict=True)
+        ]
         self.lists = NeighbourLists(state, [r for r in self._radius if r > 0.0], DEFAULT_SKIN if skin is None else skin)
+        if history is not None:
+            self.lists.restore(state, history)
 
     # ------------------------------------------------------------------ what has moved
 
@@ -90,10 +106,41 @@ class Model:
         return max(self.lists.builds - 1, 0)
 
     def list_history(self) -> dict[str, np.ndarray]:
-        """What a restart needs to have bitwise the same lists (see ``NeighbourLists.history``)."""
-        return self.lists.history()
+        """What a restart needs to have bitwise the same lists.
 
-    def _update_lists(self) -> None:
+        That of ``NeighbourLists.history``; margins (n_terms,) Å, which terms took from the state that the model was made
+        for; and first_cell (3, 3) Å of that state, in which couplings of a rigid lattice were found.
+        """
+        return self.lists.history() | {"margins": self._margins.copy(), "first_cell": self._first_cell.copy()}
+
+    def _check_history(self, history: Mapping[str, np.ndarray]) -> None:
+        shapes = {"margins": (len(self.terms),), "first_cell": (3, 3), "cell": (3, 3), "builds": ()}
+        for name, shape in (shapes | {"positions": self.state.positions.shape}).items():
+            if name not in history or history[name].shape != shape:
+                raise InputError(
+                    f"the checkpoint's history of neighbour lists has no {name} of shape {shape}; it belongs to another "
+                    "system or another version of spinmd"
+                )
+
+    @contextmanager
+    def _in_first_cell(self) -> Iterator[None]:
+        """The state with the cell that it had when the model was first made."""
+        present = self.state.cell.copy()
+        self.state.cell[:] = self._first_cell
+        try:
+            yield
+        finally:
+            self.state.cell[:] = present
+
+    def _restore_margins(self, margins: np.ndarray) -> None:
+        self._margins[:] = margins
+        for term, margin in zip(self.terms, margins.tolist(), strict=True):
+            if term.cutoff > 0.0 and hasattr(term, "lists_reach"):
+                term.lists_reach(margin)
+
+    def update_lists(self) -> None:
+        """Bring the neighbour lists up to date with the positions. The loop does so after each step, whether somebody
+        evaluates then or not: when lists are rebuilt does not depend on who looks on."""
         if self._listed == self._position_version:
             return
         lists = self.lists
@@ -132,7 +179,7 @@ class Model:
         The arrays of the Evaluation are buffers of the model, valid until the next call; only what ``need`` names is
         valid. Raises DivergedError if a term fails.
         """
-        self._update_lists()
+        self.update_lists()
         for group in self._groups:
             self._evaluate_group(group, need)
         last = self._groups[-1] if self._groups else None
@@ -176,7 +223,7 @@ class Model:
 
     def couplings(self) -> SpinHamiltonian:
         """The frozen spin Hamiltonian at the present positions; evaluated once per set of positions."""
-        self._update_lists()
+        self.update_lists()
         if self._couplings_version != self._position_version or self._couplings is None:
             frozen = []
             for k, term in enumerate(self.terms):
@@ -191,7 +238,7 @@ class Model:
     def live_terms(self) -> list[int]:
         """Magnetic terms that do not freeze and are evaluated with FIELD inside the spin solve."""
         if self._live is None:
-            self._update_lists()
+            self.update_lists()
             self._live = [
                 k for k, t in enumerate(self.terms) if t.magnetic and t.freeze(self.state, self.pairs(k)) is None
             ]
@@ -199,7 +246,7 @@ class Model:
 
     def add_live_fields(self, fields: np.ndarray) -> None:
         """Add F = −∂E/∂S (eV/µB) of the live terms at the state's present spins to ``fields`` (N, 3)."""
-        self._update_lists()
+        self.update_lists()
         energy, virial = np.zeros(1), np.zeros((3, 3))
         for k in self.live_terms():
             self.terms[k].add(self.state, self.pairs(k), TermOutput(energy, self._nothing, fields, virial), Need.FIELD)

@@ -7,6 +7,7 @@ cutoff + skin and are rebuilt when an atom has moved so far, or the cell has def
 Kernels of this file are in ``cell_list.py``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,8 +87,8 @@ class NeighbourLists:
         self.builds = 0
         self._changes = np.zeros(1, dtype=np.int64)
         self.lists: dict[float, PairList] = {}
-        self._built_positions = np.empty_like(state.positions)
-        self._built_cell = np.empty((3, 3))
+        self._built_positions = np.zeros_like(state.positions)
+        self._built_cell = np.zeros((3, 3))
         self._block_max = np.zeros(block_count(state.natoms))
         self._packed = np.zeros((0, 4))
         self._owner = np.zeros(0, dtype=np.int32)
@@ -146,14 +147,18 @@ class NeighbourLists:
 
     def build(self, state: State) -> None:
         """Build all lists from the present positions, which are wrapped into the cell (``state.images`` keeps count)."""
+        wrap_positions(state.positions, state.images, state.cell, np.linalg.inv(state.cell), state.pbc)
+        self._build_at(state, state.positions, state.cell)
+        self.builds += 1
+
+    def _build_at(self, state: State, positions: np.ndarray, cell: np.ndarray) -> None:
+        """Lists of the atoms of ``state`` at ``positions``, which are wrapped, in ``cell``."""
         self._changes += 1
         reach = self.radii[0] + self.skin
-        inverse = np.linalg.inv(state.cell)
-        heights = cell_heights(state.cell)
-        wrap_positions(state.positions, state.images, state.cell, inverse, state.pbc)
-        margins = np.where(state.pbc, reach / heights, -1.0)
+        inverse = np.linalg.inv(cell)
+        margins = np.where(state.pbc, reach / cell_heights(cell), -1.0)
         counts = np.zeros(state.natoms + 1, dtype=np.int64)
-        count_ghosts(state.positions, inverse, margins, counts)
+        count_ghosts(positions, inverse, margins, counts)
         n_ext = state.natoms + int(counts[-1])
         if n_ext >= 2**31 - 64:
             raise InputError(
@@ -164,18 +169,17 @@ class NeighbourLists:
         self._n_ext = n_ext
         self._owner[: state.natoms] = np.arange(state.natoms, dtype=np.int32)
         self._image[: state.natoms] = 0
-        fill_ghosts(state.positions, inverse, margins, counts, self._owner, self._image)
+        fill_ghosts(positions, inverse, margins, counts, self._owner, self._image)
         self._packed[n_ext] = (FAR, FAR, FAR, 0.0)
         self._owner[n_ext] = 0
-        self._built_positions[:] = state.positions
-        self._built_cell[:] = state.cell
+        self._built_positions[:] = positions
+        self._built_cell[:] = cell
         update_packed(
-            state.positions, state.cell, self._built_positions, np.eye(3), self._owner, self._image, n_ext, self._packed,
+            positions, cell, self._built_positions, np.eye(3), self._owner, self._image, n_ext, self._packed,
             self._block_max, BLOCK,
         )  # fmt: skip
         np.take(state.species, self._owner[: n_ext + 1], out=self._species[: n_ext + 1])
         self._build_lists(state.natoms, n_ext, reach)
-        self.builds += 1
 
     def _reserve(self, entries: int) -> None:
         if len(self._packed) < entries:
@@ -265,3 +269,12 @@ class NeighbourLists:
             "cell": self._built_cell.copy(),
             "builds": np.array(self.builds, dtype=np.int64),
         }
+
+    def restore(self, state: State, history: Mapping[str, np.ndarray]) -> None:
+        """Build the lists of ``history`` for the same atoms in the same order; nothing is wrapped or counted again.
+
+        The ghosts are where they were at that build until ``needs_build`` brings them up to date.
+        """
+        self.builds = int(history["builds"])
+        if self.builds and self.radii:
+            self._build_at(state, history["positions"], history["cell"])

@@ -56,6 +56,8 @@ def _path(value: Any, info: ValidationInfo) -> Path:
 
 def _input_file(value: Any, info: ValidationInfo) -> Path:
     path = _path(value, info)
+    if (info.context or {}).get("begun"):  # a run that goes on does not read it again
+        return path
     if not path.exists():
         raise PydanticCustomError("file", "there is no file {path}", {"path": str(path)})
     if path.is_dir():

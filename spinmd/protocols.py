@@ -159,6 +159,9 @@ class Potential(Protocol):
     def freeze(self, state: State, pairs: Pairs | None) -> SpinTerm | None:
         """Couplings at the present positions; None: the term stays live and is evaluated with Need.FIELD inside the spin solve."""
 
+    # A term whose margin depends on the state may also have ``lists_reach(margin)``: called when a run is resumed, after
+    # ``margin``, with the margin of the lists that the run has.
+
 
 @dataclass
 class Aux:
@@ -169,7 +172,11 @@ class Aux:
 
 
 class Mover(Protocol):
-    """Something that moves the state: an integrator, a minimiser, Monte Carlo."""
+    """Something that moves the state: an integrator, a minimiser, Monte Carlo.
+
+    ``init`` allocates buffers and leaves the state alone: a resumed run calls it too, and puts the stored arrays into the
+    Aux that it returns. What a step leaves for the next one is in the Aux, and nowhere else.
+    """
 
     def init(self, state: State, seed: int) -> Aux: ...
 
@@ -189,7 +196,8 @@ class Integrator(Mover, Protocol):
 class Frame:
     """One moment of a run, as reporters see it. Arrays are lazy copies in the original order of the atoms, shared by all reporters.
 
-    reason: "step", "stage", "signal", "diverged" or "end"
+    reason: "step", "stage" (the end of one that others follow), "signal", "diverged", "end", or "resume": a run goes on
+    from its checkpoint, and what was due at this moment is written already
     """
 
     state: State

@@ -169,10 +169,16 @@ class ThermoReporter:
         """The rows of the present stage: another stage may conserve another quantity."""
         return {name: values[self._stage_start :] for name, values in self.table().items()}
 
+    def restore(self, table: Mapping[str, np.ndarray], stage: str, stage_start: int) -> None:
+        """Begin with the rows that a run has written so far; ``stage_start`` is the first row of its present stage."""
+        for name, values in self._table.items():
+            values.extend(float(value) for value in table[name])
+        self._stage = self._printed_stage = stage
+        self._stage_start = stage_start
+
     def report(self, frame: Frame) -> None:
         """Add a row, unless this step has one or the state is not worth one."""
-        due = frame.reason != "signal" or (self.every > 0 and frame.step % self.every == 0)
-        if frame.reason == "diverged" or not due or (self.rows and frame.step <= self._table["step"][-1]):
+        if not _due(frame, self.every) or (self.rows and frame.step <= self._table["step"][-1]):
             return
         sample = Sample.of(frame)
         row = {column.name: column.value(sample) for column in COLUMNS}
@@ -212,10 +218,18 @@ def _number(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}" if math.isfinite(value) else "-"
 
 
+def _due(frame: Frame, every: int) -> bool:
+    """Whether a row or a frame belongs to this moment: stages begin and end with one, an interruption adds none."""
+    if frame.reason in ("signal", "resume"):
+        return every > 0 and frame.step % every == 0
+    return frame.reason != "diverged"
+
+
 class TrajectoryReporter:
     """Stores frames.
 
-    A signal stores none that is not due: the checkpoint has the state, and a resumed run keeps its even spacing.
+    Where a signal stops a run, and where one goes on, none is stored that is not due: the checkpoint has the state, and the
+    frames of a resumed run are evenly spaced.
     """
 
     def __init__(self, every: int, writer: TrajectoryWriter):
@@ -224,8 +238,7 @@ class TrajectoryReporter:
         self.needs = writer.parameters.needs
 
     def report(self, frame: Frame) -> None:
-        due = frame.reason != "signal" or (self.every > 0 and frame.step % self.every == 0)
-        if due and frame.reason != "diverged":
+        if _due(frame, self.every):
             self.writer.append_frame(frame)
 
     def close(self) -> None:

@@ -9,12 +9,12 @@
         simulation.run(50)                      # and 50 steps more
     print(simulation.thermo["time"], simulation.summary)
 
-Made by ``spinmd.build``; nothing here reads decks.
+Made by ``spinmd.build``, or from the file of a run that goes on by ``spinmd.resume``; nothing here reads decks or files.
 """
 
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from spinmd.reporters import (
     summary,
     summary_text,
 )
-from spinmd.run import run
+from spinmd.run import RunResult, run
 from spinmd.state import State
 from spinmd.units import G_FACTOR
 
@@ -45,12 +45,36 @@ class StageRun:
     """A stage and what makes its parts: its tables, its model and its integrator (None without [integrator]).
 
     ``make`` gives (model, integrator) for the state as it is; a stage with its own model is made when it begins, since
-    an earlier stage may re-order the atoms.
+    an earlier stage may re-order the atoms. It is None for a stage that has been run.
     """
 
     stage: Any
-    make: Callable[[], tuple[Model, Any]]
+    make: Callable[[], tuple[Model, Any]] | None
     own_model: bool = False
+
+
+COUNTERS = ("steps", "seconds", "not_converged", "field_evaluations", "rebuilds")
+
+
+@dataclass
+class Past:
+    """What the file of a run tells of its course, for a Simulation that goes on with it.
+
+    aux         the integrator's arrays
+    stage       index of the present stage;  first_step  where it began
+    steps_left  of each stage
+    counters    of the whole run: steps, seconds, not_converged, field_evaluations, rebuilds (of the models before the present)
+    thermo      the rows up to the checkpoint: column -> array
+    limit       steps that are to be run now, over all stages; None: as many as are left
+    """
+
+    aux: Aux
+    stage: int
+    first_step: int
+    steps_left: list[int]
+    counters: Mapping[str, float]
+    thermo: Mapping[str, np.ndarray] = field(default_factory=dict)
+    limit: int | None = None
 
 
 class Simulation:
@@ -63,25 +87,43 @@ class Simulation:
     aux         what the integrator keeps beside the state (noise counters, ...); None before the first run
     """
 
-    def __init__(self, deck, state: State, runs: list[StageRun], *, output: bool = True, force: bool = False):
+    def __init__(
+        self, deck, state: State, runs: list[StageRun], *, output: bool = True, force: bool = False, past: Past | None = None
+    ):  # fmt: skip
         self.deck = deck
         self.state = state
         self.aux: Aux | None = None
         self._runs = runs
-        self._present = 0
+        self._present = 0 if past is None else past.stage
         self._steps_left = [0 if one.stage.run is None else one.stage.run.steps for one in runs]
-        self.model, self.integrator = runs[0].make()
-        self._rebuilds = 0  # of the models of earlier stages
-        self._seconds = 0.0
-        self._steps = 0
-        self._not_converged = 0
-        self._field_evaluations = 0
+        self._stage_start = state.clock.step
+        self.model, self.integrator = runs[self._present].make()
+        self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
+        self._now = RunResult()  # of the stage that is being run
+        self._fields_before = 0
+        self._past = past
+        self._limit = None if past is None else past.limit
+        self._resuming = False
         self._output = deck.output if output else None
         self._force = force
         self._closed = False
+        self._inputs: dict[str, str] = {}
         self._table: ThermoReporter | None = None
         self._file: list[Reporter] = []
         self._finalizer: weakref.finalize | None = None
+        if past is not None:
+            self._take_over(past)
+
+    def _take_over(self, past: Past) -> None:
+        """Stand where the run stood at its checkpoint."""
+        self._steps_left, self._stage_start = list(past.steps_left), past.first_step
+        self._counters.update(past.counters)
+        if self._steps_left[self._present] == 0 and self._present < len(self._runs) - 1:
+            self._next_stage()  # the checkpoint is the end of a stage
+            return
+        self.aux = self.integrator.init(self.state, self._seed())
+        fill(self.aux, past.aux)
+        self._resuming = True
 
     # ------------------------------------------------------------------ running
 
@@ -94,7 +136,8 @@ class Simulation:
     ) -> dict[str, Any]:
         """Run and return the summary so far.
 
-        steps      None: what is left of the deck, stage after stage; a number: so many steps of the present stage
+        steps      None: what is left of the deck, stage after stage, or as many as ``spinmd.resume`` was told; a number:
+                   so many steps of the present stage
         reporters  further reporters (see ``spinmd.protocols.Reporter``)
         progress   thermo table and progress bar on the screen
         stop       asked before each step; True ends the run after a checkpoint
@@ -102,42 +145,50 @@ class Simulation:
         Raises InputError for a deck without [integrator] or [run], DivergedError when the run diverges.
         """
         self._check_runnable(steps)
-        self._open(progress, sum(self._steps_left) if steps is None else steps)
-        bar = ProgressReporter(
-            sum(self._steps_left) if steps is None else steps,
-            self.state.natoms,
-            first_step=self.state.clock.step,
-            quiet=not progress,
-        )
-        if progress and self._steps == 0:
+        limit, self._limit = self._limit, None
+        total = sum(self._steps_left) if limit is None else limit
+        total = total if steps is None else steps
+        fresh = self._table is None
+        self._open(progress, total)
+        bar = ProgressReporter(total, self.state.natoms, first_step=self.state.clock.step, quiet=not progress)
+        if progress and fresh:
             print(self._greeting(), flush=True)
         try:
             if steps is not None:
                 self._run_stage(steps, [*reporters, bar], stop, last=True)
             else:
-                self._run_deck([*reporters, bar], stop)
+                self._run_deck([*reporters, bar], stop, limit)
         finally:
             bar.close()
         if progress:
             print(summary_text(self.summary), flush=True)
         return self.summary
 
-    def _run_deck(self, reporters: list[Reporter], stop) -> None:
+    def _run_deck(self, reporters: list[Reporter], stop, limit: int | None) -> None:
+        """What is left, stage after stage; at most ``limit`` steps."""
         while True:
-            last = self._present == len(self._runs) - 1
-            reason = self._run_stage(self._steps_left[self._present], reporters, stop, last)
-            if last or reason == "signal":
+            left = self._steps_left[self._present]
+            steps = left if limit is None else min(left, limit)
+            last = self._present == len(self._runs) - 1 or steps < left
+            reason = self._run_stage(steps, reporters, stop, last)
+            limit = None if limit is None else limit - steps
+            if last or reason == "signal" or limit == 0:
                 return
             self._next_stage()
+
+    def _seed(self) -> int:
+        own = self._runs[self._present].stage.run
+        return self.deck.seed if own is None else own.seed
 
     def _run_stage(self, steps: int, reporters: list[Reporter], stop, last: bool) -> str:
         stage = self._runs[self._present].stage
         if self.aux is None:
-            self.aux = self.integrator.init(self.state, self.deck.seed if stage.run is None else stage.run.seed)
+            self.aux = self.integrator.init(self.state, self._seed())
         for reporter, name in zip([self._table, *self._file], ("thermo", "trajectory", "checkpoint"), strict=False):
             reporter.every = THERMO_INTERVAL if stage.output is None else getattr(stage.output, name)
-        first = self.state.clock.step
-        fields = getattr(self.integrator, "field_evaluations", 0)
+        self._now = RunResult()
+        self._fields_before = getattr(self.integrator, "field_evaluations", 0)
+        resumed, self._resuming = self._resuming, False
         everybody = [self._table, *reporters[:-1], *self._file, reporters[-1]]
         try:
             result = run(
@@ -150,22 +201,40 @@ class Simulation:
                 stage=stage.name,
                 last=last,
                 stop=stop,
+                resumed=resumed,
+                result=self._now,
             )
-            self._seconds += result.seconds_loop
-            self._not_converged += result.not_converged
         finally:
-            done = self.state.clock.step - first
-            self._steps += done
-            self._field_evaluations += getattr(self.integrator, "field_evaluations", 0) - fields
-            self._steps_left[self._present] = max(self._steps_left[self._present] - done, 0)
+            self._steps_left, self._counters = self._left(), self._count()
+            self._now = RunResult()
+            self._fields_before = getattr(self.integrator, "field_evaluations", 0)
         return result.reason
+
+    def _left(self) -> list[int]:
+        """Steps left of each stage, also while one is being run."""
+        left = list(self._steps_left)
+        left[self._present] = max(left[self._present] - self._now.steps, 0)
+        return left
+
+    def _count(self) -> dict[str, float]:
+        """The counters of the whole run, also while a stage is being run; rebuilds are those of the models before the present."""
+        fields = getattr(self.integrator, "field_evaluations", 0) - self._fields_before
+        return {
+            "steps": self._counters["steps"] + self._now.steps,
+            "seconds": self._counters["seconds"] + self._now.seconds_loop,
+            "not_converged": self._counters["not_converged"] + self._now.not_converged,
+            "field_evaluations": self._counters["field_evaluations"] + fields,
+            "rebuilds": self._counters["rebuilds"],
+        }
 
     def _next_stage(self) -> None:
         self._present += 1
+        self._stage_start = self.state.clock.step
         one = self._runs[self._present]
         if one.own_model:
-            self._rebuilds += self.model.rebuilds
+            self._counters["rebuilds"] += self.model.rebuilds
         self.model, self.integrator = one.make()
+        self._fields_before = getattr(self.integrator, "field_evaluations", 0)
         self.aux = None
 
     def _check_runnable(self, steps: int | None) -> None:
@@ -179,6 +248,12 @@ class Simulation:
             )
         if steps is not None and (isinstance(steps, bool) or int(steps) != steps or steps < 0):
             raise InputError(f"expected a whole number of steps, at least 0, got {steps!r}", "steps")
+        if steps is None and self._table is None and self._past is not None and not sum(self._steps_left):
+            raise InputError(
+                f"the run is finished: all its {self.state.clock.step} steps have been done; say how many further ones, "
+                "for example --steps 1000",
+                str(self._output.file),
+            )
 
     # ------------------------------------------------------------------ output
 
@@ -194,17 +269,50 @@ class Simulation:
                     settings=self.deck.tables,
                     g_factor=getattr(self.deck.integrator, "g_factor", G_FACTOR),
                     force=self._force,
+                    resume=self._past is not None,
+                    resume_step=None if self._past is None else self.state.clock.step,
+                    drop=self._closing_rows(steps),
                 )
+                self._inputs = self.deck.fingerprints()
                 self._file = [TrajectoryReporter(0, writer), CheckpointReporter(0, writer, self._where)]
                 # a script that forgets to close still leaves one plain file; the callback must not hold the simulation
                 self._finalizer = weakref.finalize(self, writer.close)
             self._table = ThermoReporter(THERMO_INTERVAL, writer=writer)
+            if self._past is not None:
+                self._table.restore(*self._rows_so_far("thermo" in self._closing_rows(steps)))
         interval = THERMO_INTERVAL if self.deck.output is None else self.deck.output.thermo
         self._table.screen_every = screen_interval(steps, interval) if progress else 0
 
     def _where(self, frame) -> dict[str, Any]:
-        """What a checkpoint keeps beside the state: where in the deck the run stands."""
-        return {"stage": self._present, "stage_name": frame.stage}
+        """What a checkpoint keeps beside the state: where in the deck the run stands, and what it has read."""
+        return {
+            "stage": self._present,
+            "stage_name": frame.stage,
+            "first_step": self._stage_start,
+            "steps_left": self._left(),
+            "counters": self._count(),
+            "deck_name": self.deck.name,
+            "folder": str(self.deck.folder.absolute()),
+            "output": str(self._output.file.absolute()),
+            "inputs": self._inputs,
+        }
+
+    def _closing_rows(self, steps: int) -> list[str]:
+        """Tables whose row at the checkpoint is there only because the run ended: a run that did not stop has none."""
+        step, output = self.state.clock.step, self._runs[self._present].stage.output
+        if not self._resuming or steps == 0 or step == self._stage_start:
+            return []
+        every = {"thermo": output.thermo, "frames": output.trajectory}
+        return [table for table, interval in every.items() if interval == 0 or step % interval]
+
+    def _rows_so_far(self, without_last: bool) -> tuple[Mapping[str, np.ndarray], str, int]:
+        """What ``ThermoReporter.restore`` wants to know of the rows that the file has."""
+        table, step = self._past.thermo, self.state.clock.step
+        if without_last:
+            table = {name: values[table["step"] < step] for name, values in table.items()}
+        first = self._past.first_step
+        start = int(np.searchsorted(table["step"], first, side="right")) if self._past.stage else 0
+        return table, self._runs[self._past.stage].stage.name, start
 
     def close(self) -> None:
         """Close the output file: one plain HDF5 file remains. Closing twice does nothing."""
@@ -265,25 +373,46 @@ class Simulation:
         """Atoms, steps, speed and drift so far, as ``spinmd run --summary`` writes them; empty before the first run."""
         if self._table is None:
             return {}
+        count = self._count()
         values = summary(
             self._table,
             atoms=self.state.natoms,
-            steps=self._steps,
+            steps=int(count["steps"]),
             device=self.model.backend.device,
             threads=self.model.backend.threads,
-            seconds_loop=self._seconds,
-            list_rebuilds=self._rebuilds + self.model.rebuilds,
+            seconds_loop=count["seconds"],
+            list_rebuilds=int(count["rebuilds"]) + self.model.rebuilds,
             output=None if self._output is None else self._output.file,
         )
-        fields = self._field_evaluations / self._steps if self._steps else None
-        return values | {"steps_not_converged": self._not_converged, "field_evaluations_per_step": fields}
+        fields = count["field_evaluations"] / count["steps"] if count["steps"] else None
+        return values | {"steps_not_converged": int(count["not_converged"]), "field_evaluations_per_step": fields}
 
     def _greeting(self) -> str:
         title = f"{self.deck.title}\n" if self.deck.title else ""
         threads = self.model.backend.threads
         terms = ", ".join(self.model.names)
-        return f"{title}{self.state.natoms} atoms, {terms}; {threads} thread{'s' if threads != 1 else ''}"
+        clock = self.state.clock
+        since = "" if self._past is None else f"\ngoing on from step {clock.step}, {clock.time:.6g} ps"
+        return f"{title}{self.state.natoms} atoms, {terms}; {threads} thread{'s' if threads != 1 else ''}{since}"
 
     def __repr__(self) -> str:
         name = self.deck.title or self.deck.name
         return f"Simulation({name!r}, {self.state.natoms} atoms, step {self.state.clock.step})"
+
+
+def fill(aux: Aux, stored: Aux) -> None:
+    """Put the stored arrays into those of ``aux``, in place, and add those that it has not made yet.
+
+    Raises InputError where the mover of the checkpoint kept something else.
+    """
+    for mine, theirs in ((aux.per_atom, stored.per_atom), (aux.globals, stored.globals)):
+        for name, array in mine.items():
+            other = theirs.get(name)
+            if other is None or other.shape != array.shape or other.dtype != array.dtype:
+                raise InputError(
+                    f"the checkpoint does not hold the integrator's {name} with the shape {array.shape}; it was written with "
+                    "another version of spinmd or of a plug-in"
+                )
+            array[...] = other
+        for name in sorted(theirs.keys() - mine.keys()):
+            mine[name] = theirs[name]

@@ -111,12 +111,15 @@ class DeepSpin(Term):
     def margin(self, state):
         """η|S| of the longest spin and some room, Å: a virtual atom counts even where its atom is beyond the cutoff."""
         longest = float((self.model.virtual_scale[self.elements_of_atoms] * np.linalg.norm(state.spins, axis=1)).max())
-        self._reach = (1.0 + ROOM) * longest + (
-            LEAST_ROOM if self.model.magnetic[self.elements_of_atoms].any() else 0.0
-        )
-        for part in self.parts:
-            part.lists_reach(self._reach)
+        room = LEAST_ROOM if self.model.magnetic[self.elements_of_atoms].any() else 0.0
+        self.lists_reach((1.0 + ROOM) * longest + room)
         return self._reach
+
+    def lists_reach(self, margin: float) -> None:
+        """How much further than the cutoff the lists reach, Å: by the margin, or that of the run which is resumed."""
+        self._reach = margin
+        for part in self.parts:
+            part.lists_reach(margin)
 
     def _warn(self, what: str, message: str) -> None:
         if what not in self._warned:

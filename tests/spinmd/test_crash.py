@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 
-import h5py
 import pytest
 from support.faults import COUNT, KILL, TORN, Server, assert_same, build_shim, content
 

@@ -40,7 +40,7 @@ LAYERS = (
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
     | {"run", "drift", "output", "h5md", "segments", "checkpoint", "reporters"},
     set(ROOMS),
-    {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation"},
+    {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
     {"learning", "interop", "testing", "ase_calculator"},
     {"cli"},
     {"__main__"},
