@@ -1,9 +1,11 @@
 """The command line: ``spinmd run | resume | evaluate | check | train | test | convert | dataset | schema | info``.
 
 Each command is a few lines over the Python interface. Commands import heavy modules: ``spinmd --help`` is quick.
-Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, 130 and 143 stopped by a signal after a checkpoint.
+Exit codes: 0 done, 2 the input is wrong, 3 the run diverged or the disk refused, 130 and 143 stopped by a signal after a
+checkpoint.
 """
 
+import errno
 import json
 import os
 import signal
@@ -11,13 +13,14 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from spinmd.errors import InputError, SpinmdError, StoppedError
+from spinmd.errors import DiskError, InputError, SpinmdError, StoppedError
+from spinmd.signals import caught_signals
 
 # the base of all complaints about a command line; typer has its own copy of click in some versions, and not in others
 CommandLineError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -257,9 +260,15 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fals
 
 def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
     """Run a simulation to its end or to the first signal; StoppedError, after a checkpoint, for the latter."""
+    heeded: list[bool] = []  # a signal after the last step, while the file is closed, stops nothing
+
+    def stop() -> bool:
+        heeded.extend([True] * bool(caught))
+        return bool(caught)
+
     with caught_signals() as caught:
         try:
-            simulation.run(progress=not quiet, stop=lambda: bool(caught))
+            simulation.run(progress=not quiet, stop=stop)
         finally:
             simulation.close()
             if summary is not None and simulation.summary:
@@ -270,30 +279,11 @@ def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
             f"spinmd: warning: the spin solver did not converge in {missed} steps; try a shorter timestep",
             file=sys.stderr,
         )
-    if caught:
+    if heeded:
         name = signal.Signals(caught[0]).name
         output = simulation.summary.get("output")
         where = f"; go on with spinmd resume {output}" if output else ""
         raise StoppedError(f"stopped by {name} after step {simulation.state.clock.step}{where}", caught[0])
-
-
-@contextmanager
-def caught_signals():
-    """A list that SIGINT and SIGTERM append their number to; a second signal stops at once."""
-    caught: list[int] = []
-
-    def handler(number, frame):
-        if caught:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        caught.append(number)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def check_writable(path: Path | None, place: str, inputs: Iterable[Path] = ()) -> None:
@@ -316,6 +306,13 @@ def check_writable(path: Path | None, place: str, inputs: Iterable[Path] = ()) -
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to a temporary file beside ``path`` and rename it: a reader never sees half of it."""
+    try:
+        _write_json(path, content)
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}") from None
+
+
+def _write_json(path: Path, content: Any) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -332,8 +329,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def print_error(error: Exception) -> None:
     """One line per error on stderr."""
-    for one in getattr(error, "errors", [error]):
-        print("spinmd: error: " + " ".join(str(one).split("\n")), file=sys.stderr)
+    with suppress(OSError):  # a log on the disk that is full
+        for one in getattr(error, "errors", [error]):
+            print("spinmd: error: " + " ".join(str(one).split("\n")), file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -361,6 +359,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, head or less, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise
+        # what runs write says so itself: this is the log that the screen goes to
+        print_error(DiskError(f"cannot write the output of this command: {os.strerror(error.errno)}; make room first"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DiskError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
 

@@ -22,7 +22,7 @@ CODE = ("spinmd", *ROOMS)
 # Who may import whom: a module imports from its own layer and the layers before it.
 # A new module of spinmd/ gets its place here.
 LAYERS = (
-    {"errors", "units", "jitcache"},
+    {"errors", "units", "jitcache", "signals"},
     {"state"},
     {"protocols", "parameters"},
     {
