@@ -116,13 +116,13 @@ def read_checkpoint(path: str | Path) -> tuple[State, Aux, dict[str, np.ndarray]
             raise InputError(f"the checkpoint is damaged and cannot be read ({reason})", str(path)) from None
 
 
-def open_run(path: str | Path) -> h5py.File:
+def open_run(path: str | Path, locking: bool | None = False) -> h5py.File:
     """A run's file for reading; InputError if it is missing, not spinmd's, or has lost the folder of its segments."""
     path = Path(path)
     if not path.is_file():
         raise InputError("there is no such file; give the file that a run wrote, such as fe.h5", str(path))
     try:
-        file = open_file(path)
+        file = open_file(path, locking)
     except OSError:
         raise InputError("is not an HDF5 file, or is damaged; give the file that a run wrote", str(path)) from None
     if "spinmd" not in file:

@@ -18,6 +18,7 @@ import numpy as np
 from spinmd.checkpoint import open_run
 from spinmd.errors import InputError
 from spinmd.h5md import STEPS
+from spinmd.output import real_path
 from spinmd.segments import open_file
 
 PIECE_BYTES = 32_000_000  # read from the file at once, where only a part of it is kept
@@ -31,7 +32,7 @@ class RunFile:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).absolute()
+        self.path = real_path(path)
         self.place = str(path)  # in messages
         self._file: h5py.File | None = None
         self._datasets: dict[str, h5py.Dataset] = {}
@@ -66,7 +67,8 @@ class RunFile:
 
     def _open(self) -> np.ndarray:
         self.close()
-        self._file = open_run(self.path)
+        # with h5py's own choice of locks, for scripts that open the file with h5py or MDAnalysis at the same time
+        self._file = open_run(self.path, locking=None)
         with self.reading():
             records = json.loads(self._file["spinmd"].attrs.get("segments", "[]"))
             self._segments = [self.path.parent / record["file"] for record in records]
@@ -82,7 +84,7 @@ class RunFile:
     def _check_segment(self, path: Path) -> None:
         """HDF5 gives fill values, and no error, for rows of a virtual dataset whose source it cannot open."""
         try:
-            open_file(path, "r").close()
+            open_file(path).close()
         except OSError:
             raise InputError(
                 f"refers to {path.parent.name}/{path.name}, which is damaged or cut short; spinmd resume goes on from a "

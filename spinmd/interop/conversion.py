@@ -63,7 +63,7 @@ def convert(
 def is_run(path: Path) -> bool:
     """Whether a file is HDF5 with a run of spinmd in it; False for anything else, or nothing."""
     try:
-        with open_file(path, "r") as file:
+        with open_file(path) as file:
             return isinstance(file.get("spinmd"), h5py.Group)
     except (OSError, RuntimeError, KeyError):
         return False

@@ -289,6 +289,21 @@ def test_a_killed_run_is_read_where_its_folder_is(tmp_path):
         assert not trajectory.running
 
 
+@pytest.mark.parametrize("close", [True, False], ids=["finished", "going on"])
+def test_others_in_the_same_process_have_the_file_open(tmp_path, close):
+    """HDF5 refuses to open a file twice with different settings of locks: plain readers, the reader here, the writer."""
+    path, state = tmp_path / "fe.h5", run.make_state()
+    writer = run.write_run(path, range(0, 41, 5), state=state, close=close)
+    with spinmd.Trajectory(path) as trajectory, h5py.File(path, "r") as plain:
+        assert plain[f"{run.FRAMES}/spin/value"].shape == trajectory.spins.shape
+        np.testing.assert_array_equal(plain[f"{run.FRAMES}/spin/value"][2], trajectory.spins[2])
+        assert trajectory.checkpoint.meta["step"] == 40
+        writer.close()
+    run.assert_content(path, 40)
+    with h5py.File(path, "r", locking=False), spinmd.Trajectory(path) as trajectory:
+        assert trajectory.spins[0].shape == (5, 3)
+
+
 # ------------------------------------------------------------------------------------------------ what is wrong
 
 
@@ -395,7 +410,7 @@ def test_a_segment_cut_short_is_no_row_of_fill_values(tmp_path):
     writer = run.write_run(path, close=False)
     segment = sorted(parts_folder(path).glob("segment-*.h5"))[2]
     os.truncate(segment, segment.stat().st_size // 2)
-    with pytest.raises(InputError, match=f"{segment.name}, which is damaged or cut short"):
+    with pytest.raises(InputError, match=f"{segment.name}, which is damaged"):
         spinmd.Trajectory(path)
     writer.publish()  # the writer knows nothing of it
 
