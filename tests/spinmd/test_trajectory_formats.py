@@ -249,8 +249,10 @@ def test_a_disk_that_refuses_leaves_nothing(whole, tmp_path, monkeypatch, capsys
 )
 def test_frames_of_some_atoms(tmp_path, atoms, ids):
     """Whatever order the run keeps its atoms in; the checkpoint is of all."""
-    path = tmp_path / "fe.h5"
-    run.write_run(path, atoms=atoms, quantities=QUANTITIES)
+    path, state = tmp_path / "fe.h5", run.make_state()
+    state.permute(np.array([2, 0, 1, 4, 3]))
+    assert [state.symbols[k] for k in state.species] != ["Fe", "Fe", "O", "Fe", "O"]
+    run.write_run(path, state=state, atoms=atoms, quantities=QUANTITIES)
     with spinmd.Trajectory(path) as trajectory:
         assert list(trajectory.ids) == ids and trajectory.system_atoms == 5
         assert list(trajectory.symbols) == list(np.array(["Fe", "Fe", "O", "Fe", "O"])[ids])
