@@ -20,6 +20,7 @@ from spinmd.state import Clock, State
 
 GROUP = "spinmd/checkpoint"
 VERSION = 2  # 1 did not say where in its deck the run stood
+LAYOUT_VERSION = 1  # of the file around it; grows when a reader of the old layout would be wrong about a new file
 # what h5py, JSON and the shapes of arrays make of a damaged file
 DAMAGE = (KeyError, ValueError, TypeError, OSError, RuntimeError, AttributeError, OverflowError)
 UNITS = {
@@ -115,13 +116,13 @@ def read_checkpoint(path: str | Path) -> tuple[State, Aux, dict[str, np.ndarray]
             raise InputError(f"the checkpoint is damaged and cannot be read ({reason})", str(path)) from None
 
 
-def open_run(path: str | Path) -> h5py.File:
+def open_run(path: str | Path, locking: bool | None = False) -> h5py.File:
     """A run's file for reading; InputError if it is missing, not spinmd's, or has lost the folder of its segments."""
     path = Path(path)
     if not path.is_file():
         raise InputError("there is no such file; give the file that a run wrote, such as fe.h5", str(path))
     try:
-        file = open_file(path)
+        file = open_file(path, locking)
     except OSError:
         raise InputError("is not an HDF5 file, or is damaged; give the file that a run wrote", str(path)) from None
     if "spinmd" not in file:
@@ -129,6 +130,10 @@ def open_run(path: str | Path) -> h5py.File:
         raise InputError("is not a file that spinmd wrote (it has no group /spinmd)", str(path))
     folder = Path(os.path.realpath(path)).parent
     attributes = file["spinmd"].attrs
+    version = int(attributes.get("layout_version", LAYOUT_VERSION))
+    if version > LAYOUT_VERSION:
+        file.close()
+        raise InputError(f"has layout version {version}, of a newer spinmd; update spinmd to read it", str(path))
     parts = {segment["file"]: segment.get("bytes") for segment in json.loads(attributes.get("segments", "[]"))}
     if "checkpoint" in attributes:
         name, _, size = json.loads(attributes["checkpoint"])

@@ -121,9 +121,17 @@ class Segment:
         return {"file": name, "bytes": self.path.stat().st_size, "rows": self.rows, "level": self.level}
 
 
-def open_file(path: str | Path) -> h5py.File:
-    """An HDF5 file for reading, without a lock: some file systems have none."""
-    return h5py.File(path, "r", locking=False)
+def open_file(path: str | Path, locking: bool | None = False) -> h5py.File:
+    """An HDF5 file for reading, by default without a lock: some file systems have none. ``locking``: as for h5py.
+
+    HDF5 refuses a file that this process has open with another ``locking``: the other choice is tried then.
+    """
+    try:
+        return h5py.File(path, "r", locking=locking)
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=None if locking is False else False)
 
 
 class _Bytes(io.RawIOBase):
