@@ -108,8 +108,8 @@ class TrajectoryWriter:
     ``columns`` are (name, unit) of the thermo table and must hold ``step`` and ``time``. ``resume``: go on with the
     file of an earlier run, from its last checkpoint; rows after it are dropped, rows that are there are not written
     again. ``resume_step``: the step of the checkpoint that the caller has read; ``drop``: tables ("frames", "thermo") of
-    which the row at that step is dropped too, since it is there only because the run ended. Raises InputError (see ``check_output``), and
-    SpinmdError if the disk refuses (full, gone).
+    which the row at that step is dropped too, since it is there only because the run ended. Raises InputError (see
+    ``check_output``), and SpinmdError if the disk refuses (full, gone).
     """
 
     def __init__(
