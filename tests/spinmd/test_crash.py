@@ -33,7 +33,11 @@ def moments(calls, every):
     """Numbers of the calls to die at: all, or those that change names, and a write in the middle of each file."""
     for number, (name, path) in enumerate(calls, 1):
         changes = name in ("rename", "link", "unlink", "mkdir", "rmdir")
-        if every or (changes and number % 2) or (name == "pwrite" and calls[number + 4 : number + 5] == [["fsync", path]]):
+        if (
+            every
+            or (changes and number % 2)
+            or (name == "pwrite" and calls[number + 4 : number + 5] == [["fsync", path]])
+        ):
             yield number
 
 

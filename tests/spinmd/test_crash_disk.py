@@ -185,17 +185,21 @@ def test_a_file_in_use_is_noticed_under_any_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(segments.fcntl is None, reason="needs file locks")
-def test_a_lock_whose_file_has_gone_keeps_nobody_out(tmp_path):
+def test_a_lock_whose_file_has_gone_is_none(tmp_path, monkeypatch):
     """A run that ends removes the folder of the lock; who opened it just before must not believe it has one."""
-    first = segments.FolderLock(tmp_path)
-    assert first.acquire()
-    second = segments.FolderLock(tmp_path)
-    assert not second.acquire()
-    first.path.unlink()
-    assert second.acquire()  # another file
-    first.release()
-    third = segments.FolderLock(tmp_path)
-    assert not third.acquire()
+    first, second = segments.FolderLock(tmp_path), segments.FolderLock(tmp_path)
+    assert first.acquire() and not second.acquire()
+    flock = segments.fcntl.flock
+
+    def ended_before(descriptor, operation):
+        first.path.unlink()
+        first.release()
+        flock(descriptor, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments.fcntl, "flock", ended_before)
+        assert not second.acquire()
+    assert second.acquire() and not first.acquire()
 
 
 def test_an_unfinished_run_is_not_overwritten_without_force(tmp_path):
