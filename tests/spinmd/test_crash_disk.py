@@ -193,6 +193,7 @@ def test_a_lock_whose_file_has_gone_is_none(tmp_path, monkeypatch):
 
     def ended_before(descriptor, operation):
         first.path.unlink()
+        first.path.touch()  # a third one, which has not locked it yet
         first.release()
         flock(descriptor, operation)
 
