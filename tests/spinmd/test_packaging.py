@@ -36,6 +36,7 @@ LAYERS = (
         "structure",
         "crystal",
         "textures",
+        "run_cell",
     }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
     | {"run", "drift", "output", "h5md", "segments", "checkpoint", "reporters"}
