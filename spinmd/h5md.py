@@ -378,6 +378,7 @@ class TrajectoryWriter:
         for segment in self._segments:
             with open_file(segment.path) as file:
                 for table, path in STEPS.items():
+                    segment.stored[table] = len(file[path])
                     steps = file[path][: segment.rows.get(table, 0)]
                     side = "left" if table in self._drop else "right"
                     segment.rows[table] = int(np.searchsorted(steps, step, side=side))

@@ -109,11 +109,15 @@ class Layout:
 
 @dataclass
 class Segment:
-    """A finished piece: where it is, how many rows of each table count, and how many times it has been merged."""
+    """A finished piece: where it is, how many rows of each table count, and how many times it has been merged.
+
+    stored  rows of each table in the file, where these are more than count: a run that goes on drops what it does again
+    """
 
     path: Path
     rows: dict[str, int] = field(default_factory=dict)
     level: int = 0
+    stored: dict[str, int] = field(default_factory=dict)
 
     def record(self, folder: str) -> dict[str, Any]:
         """What the visible file says about this segment; ``folder``: where it is, seen from that file."""
@@ -319,8 +323,9 @@ def write_virtual(file: h5py.File, layout: Layout, segments: Sequence[Segment], 
             rows = segment.rows.get(series.table, 0)
             if rows:
                 name = f"{relative}/{segment.path.name}"
-                source = h5py.VirtualSource(name, series.path, (rows, *series.shape), series.dtype)
-                virtual[offset : offset + rows] = source
+                stored = segment.stored.get(series.table, rows)
+                source = h5py.VirtualSource(name, series.path, (stored, *series.shape), series.dtype)
+                virtual[offset : offset + rows] = source if stored == rows else source[:rows]
                 offset += rows
         file.create_virtual_dataset(series.path, virtual, fillvalue=series.fill).attrs["unit"] = series.unit
     for constant in layout.constants:
