@@ -197,6 +197,25 @@ def test_a_run_stopped_anywhere_is_bitwise_the_run_that_never_stopped(deck, fold
     assert not (folder / ".run.h5.parts").exists()
 
 
+class Onlooker:
+    """Asks for everything after every step."""
+
+    needs, every = Need.ALL, 1
+
+    def report(self, frame):
+        frame.evaluation(Need.ALL)
+
+
+def test_looking_on_does_not_change_a_run(deck):
+    """Where positions move last, lists would otherwise be rebuilt at other moments, depending on who evaluates when."""
+    looked_at, alone = (spinmd.build(deck(), {"integrator.splitting": "R V S V R"}, output=False) for _ in range(2))
+    looked_at.run(26, reporters=[Onlooker()])
+    alone.run(26)
+    assert alone.summary["list_rebuilds"] >= 4
+    for name in ("positions", "velocities", "spins", "images"):
+        assert same_bits(getattr(looked_at.state, name), getattr(alone.state, name)), name
+
+
 def test_margins_of_the_lists_are_those_of_the_run_and_not_of_the_present_spins(folder):
     """A term's margin depends on the spins that it met first; a longer spin in a resumed run must not change the lists."""
     deepspin = DeepSpin.of(make_random_model(("Fe",), (True,), cutoff=3.6, cutoff_smooth=2.8, sel=60))
