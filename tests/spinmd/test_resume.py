@@ -1,7 +1,12 @@
 """Runs that go on from their file: bitwise what they would have been, wherever they were stopped."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -13,6 +18,7 @@ from support.interrupted import assert_same, contents, run_with_stops, same_bits
 import spinmd
 from spinmd import building, neighbors, segments
 from spinmd.checkpoint import read_checkpoint
+from spinmd.cli import main
 from spinmd.h5md import read_thermo
 from spinmd.integrators.splitting import build_integrator
 from spinmd.model import Model
@@ -474,3 +480,50 @@ def test_the_python_interface_of_a_resumed_simulation(deck):
         assert simulation.state.clock.step == 12
     assert same_bits(read_thermo("run.h5")["step"], simulation.thermo["step"])
     assert energy == pytest.approx(simulation.evaluate(Need.ENERGY).energy, rel=1e-2)
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def test_the_command(deck, capsys):
+    """Goes on, says from where, writes a summary of the whole run, and refuses in one sentence."""
+    stop_at(spinmd.build(deck(), {"run.steps": 12}), 4)
+    assert main(["resume", "run.h5", "--summary", "run.h5"]) == 2
+    assert "choose another name" in capsys.readouterr().err
+    assert main(["resume", "run.h5", "--steps", "3", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["resume", "run.h5", "--summary", "summary.json", "--threads", "1", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "going on from step 7, 0.007 ps" in out and "12 steps of 128 atoms" in out
+    assert json.loads(Path("summary.json").read_text())["steps"] == 12
+    assert list(read_thermo("run.h5")["step"]) == [0, 3, 6, 9, 12]
+    for arguments, code, words in (
+        ([], 2, "the run is finished: all its 12 steps have been done; say how many further ones"),
+        (["--steps", "0"], 2, "--steps: expected a whole number"),
+        (["--device", "cuda"], 2, "--device cuda"),
+        (["--threads", "100000"], 2, "--threads: 100000 threads asked for"),
+        (["--steps", "1", "--folder", "nowhere"], 2, "Fe_mm.eam.fs"),
+    ):
+        assert main(["resume", "run.h5", *arguments]) == code, arguments
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1, error
+
+
+def test_a_signal_stops_a_resumed_run_after_a_checkpoint(deck, folder, root):
+    stop_at(spinmd.build(deck(), {"run.steps": 12}), 4)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "spinmd", "resume", "run.h5", "--steps", "1000000", "--quiet"]
+    process = subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
+    limit = time.monotonic() + 120.0
+    while time.monotonic() < limit and process.poll() is None:
+        if read_checkpoint("run.h5")[3]["step"] > 20:  # its loop runs, and has written
+            process.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.05)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 143 and "stopped by SIGTERM after step" in error, error
+    assert f"go on with spinmd resume {folder / 'run.h5'}" in error
+    state, *_, meta = read_checkpoint("run.h5")
+    assert meta["reason"] == "signal" and not (folder / ".run.h5.parts").exists()
+    steps = read_thermo("run.h5")["step"]
+    np.testing.assert_array_equal(steps, np.arange(0, state.clock.step + 1, 3))
