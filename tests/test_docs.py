@@ -179,7 +179,7 @@ def parses(line: str) -> str:
         return f"{line}: no such command"
     command = group.commands[words[0]]
     arguments = words[1:]
-    if not arguments and any(parameter.name == "deck" for parameter in command.params):
+    if not arguments and any(parameter.name in ("deck", "file") for parameter in command.params):
         arguments = ["fe.toml"]  # the command is only named
     try:
         command.make_context(words[0], arguments)
