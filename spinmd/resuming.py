@@ -15,7 +15,7 @@ import numpy as np
 
 from spinmd import __version__
 from spinmd.building import asked_threads, assemble, check_device
-from spinmd.checkpoint import open_run, read_checkpoint
+from spinmd.checkpoint import DAMAGE, open_run, read_checkpoint
 from spinmd.deck import Deck, stored_deck
 from spinmd.errors import InputError
 from spinmd.h5md import read_thermo
@@ -51,9 +51,12 @@ def resume(
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise InputError(f"expected a whole number of further steps, at least 1, got {steps!r}", "--steps")
     check_device(device)
-    _check_name(path)
-    state, aux, history, meta = read_checkpoint(path)
-    where = _place(meta, path)
+    try:
+        _check_name(path)
+        state, aux, history, meta = read_checkpoint(path)
+        where, rows = _place(meta, path), _rows(path, state.clock.step)
+    except DAMAGE as error:
+        raise InputError(f"is damaged and cannot be read ({error})", str(path)) from None
     deck = _deck(meta, where, path, force, None if folder is None else Path(folder).expanduser().absolute())
     _check(deck, where, state, history, path)
     check_output(deck.output, resume=True)
@@ -66,9 +69,7 @@ def resume(
     left = list(where["steps_left"])
     if steps is not None:
         left[-1] += max(steps - sum(left), 0)
-    past = Past(
-        aux, where["stage"], where["first_step"], left, where["counters"], _rows(path, state.clock.step), limit=steps
-    )
+    past = Past(aux, where["stage"], where["first_step"], left, where["counters"], rows, limit=steps)
     return assemble(deck, state, asked_threads(deck, threads), past=past, history=history)
 
 

@@ -98,9 +98,11 @@ def _read(file, name: str, index: int, path: Path, unit: UnitCell) -> np.ndarray
     return np.asarray(dataset[index], dtype=np.float64)
 
 
-def sites_of(unit: UnitCell, supercell: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Reference sites (N, 3) Å and images (N, 3) of the repeated cell; images of several cells are put into the sites."""
-    reference, images = unit.reference, unit.images
-    if max(supercell) > 1:
-        reference, images = reference - images @ unit.cell, np.zeros_like(images)
+def sites_of(unit: UnitCell, supercell: tuple[int, int, int], pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reference sites (N, 3) Å and images (N, 3) of the repeated cell.
+
+    Where the new cell has no such images, of several cells or along an open direction, the sites are moved instead.
+    """
+    images = unit.images * (pbc & (max(supercell) == 1)).astype(np.int32)
+    reference = unit.reference - (unit.images - images) @ unit.cell
     return repeat(reference, unit.cell, supercell), np.tile(images, (math.prod(supercell), 1))

@@ -286,7 +286,7 @@ def build_structure(parameters: StructureParameters, seed: int = 0) -> State:
     positions = repeat(unit.positions, unit.cell, p.supercell)
     reference, images = positions, np.zeros(positions.shape, dtype=np.int32)
     if unit.reference is not None:  # atoms of a run have left their sites, perhaps through the boundary
-        reference, images = sites_of(unit, p.supercell)
+        reference, images = sites_of(unit, p.supercell, pbc)
     declared, symbols, species = _elements(unit, p)
     basis = np.tile(np.arange(len(unit.positions), dtype=np.int32), math.prod(p.supercell))
     if p.alloy:

@@ -20,7 +20,14 @@ from spinmd.units import convert
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("inputs/**/*.md")])
 MANUAL = [page for page in PAGES if page.name != "CHANGELOG.md"]
-PYTHON = ["README.md", "docs/ase.md", "docs/conventions.md", "docs/python.md", "docs/trajectories.md"]
+PYTHON = [
+    "README.md",
+    "docs/ase.md",
+    "docs/conventions.md",
+    "docs/python.md",
+    "docs/restart.md",
+    "docs/trajectories.md",
+]
 NAME = re.compile(r"# (\w+\.dat)\n")
 
 
@@ -133,6 +140,10 @@ def test_decks_in_the_text_are_valid_and_build(name, index, workplace):
     for content in blocks(text, "python"):
         if "class Tether" in content:  # the plug-in of docs/plugins.md
             (workplace / "inputs" / "tether.py").write_text(content)
+    if deck["structure"].get("file") == "fe.h5":  # the file of a run
+        start = {"structure.supercell": [3, 3, 3], "run.steps": 0, "output.file": str(workplace / "inputs" / "fe.h5")}
+        with spinmd.build("inputs/bcc_iron.toml", start) as simulation:
+            simulation.run()
     path = workplace / "inputs" / "deck.toml"
     path.write_text(blocks(text, "toml")[index])
     simulation = spinmd.build(
@@ -168,7 +179,7 @@ def parses(line: str) -> str:
         return f"{line}: no such command"
     command = group.commands[words[0]]
     arguments = words[1:]
-    if not arguments and any(parameter.name == "deck" for parameter in command.params):
+    if not arguments and any(parameter.name in ("deck", "file") for parameter in command.params):
         arguments = ["fe.toml"]  # the command is only named
     try:
         command.make_context(words[0], arguments)
