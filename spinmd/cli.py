@@ -1,7 +1,8 @@
-"""The command line: ``spinmd run | resume | evaluate | check | train | test | convert | dataset | schema | info``.
+"""The command line: ``spinmd run | resume | sweep | evaluate | check | train | test | convert | dataset | schema | info``.
 
 Each command is a few lines over the Python interface. Commands import heavy modules: ``spinmd --help`` is quick.
-Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, 130 and 143 stopped by a signal after a checkpoint.
+Exit codes: 0 done, 2 the input is wrong, 3 the run diverged or a point of a sweep failed, 130 and 143 stopped by a signal
+after a checkpoint.
 """
 
 import json
@@ -10,14 +11,14 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from spinmd.errors import InputError, SpinmdError, StoppedError
+from spinmd.errors import InputError, PointsFailedError, SpinmdError, StoppedError
 
 # the base of all complaints about a command line; typer has its own copy of click in some versions, and not in others
 CommandLineError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -93,6 +94,60 @@ def resume(
     simulation = resume(file, steps, device=device, threads=threads, force=force, folder=folder)
     check_writable(summary, "--summary", simulation.deck.inputs())
     drive(simulation, summary, quiet)
+
+
+@app.command()
+def sweep(
+    deck: DeckFile,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="KEY=VALUES",
+            help="vary a value: 100,200,400 or 100:400:100 (first:last:step); several --over make a grid",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", metavar="N", help="points at a time [default: so many that all cores are busy]"),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="M", help="runs per point, seeds counted up from run.seed")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FOLDER", help="of all files [default: DECK-sweep, beside it]"),
+    ] = None,
+    overrides: Overrides = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="CPU threads of each point [default: the deck's, else 1]"),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
+    ] = None,
+    discard: Annotated[
+        float, typer.Option("--discard", help="part of the last stage that averages leave out at its beginning")
+    ] = 0.2,
+    force: Annotated[bool, typer.Option("--force", help="replace the sweep in the folder, begin anew")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
+) -> None:
+    """Run a deck at every point of a grid of values; the same command again goes on with what is missing."""
+    from spinmd.sweeping.driver import sweep
+    from spinmd.sweeping.point import kill_all
+
+    with caught_signals(second=kill_all) as caught:
+        result = sweep(
+            deck, over or (), overrides or (), seeds=seeds, folder=output, jobs=jobs, threads=threads,
+            scheduler=scheduler, discard=discard, force=force, progress=not quiet, stop=lambda: bool(caught),
+        )  # fmt: skip
+    if caught:
+        name = signal.Signals(caught[0]).name
+        raise StoppedError(f"stopped by {name}; the same command goes on with {result.path.parent}", caught[0])
+    if result.failed:
+        raise PointsFailedError(result.failures())
+    if not quiet:
+        print(f"written: {result.path}")
 
 
 @app.command()
@@ -288,12 +343,13 @@ def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
 
 
 @contextmanager
-def caught_signals():
-    """A list that SIGINT and SIGTERM append their number to; a second signal stops at once."""
+def caught_signals(second: Callable[[], None] = lambda: None):
+    """A list that SIGINT and SIGTERM append their number to; a second signal stops at once, after a call of ``second``."""
     caught: list[int] = []
 
     def handler(number, frame):
         if caught:
+            second()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         caught.append(number)

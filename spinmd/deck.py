@@ -197,15 +197,18 @@ TABLES: dict[str, Any] = {
 
 
 def load_deck(
-    source: str | Path | Mapping, overrides: Iterable[str] | Mapping[str, Any] = (), *, folder: Path | None = None
+    source: str | Path | Mapping | TomlSource,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    folder: Path | None = None,
 ) -> Deck:
-    """A deck from a file, from TOML text or from nested dictionaries, with single values overridden.
+    """A deck from a file, from TOML text, from nested dictionaries or from what these became, with single values overridden.
 
     folder: where relative paths of text and dictionaries start; default: the present folder. Those of a file start beside it.
     overrides: ``["integrator.temperature=300", "potential.1.parameters.cutoff=5.74"]`` or ``{"run.steps": 100}``.
     Raises InputError (``InputErrors`` for several) with the place of everything that is wrong.
     """
-    text = TomlSource.read(source, folder)
+    text = source.copy() if isinstance(source, TomlSource) else TomlSource.read(source, folder)
     text.override(overrides)
     return _Reader(text).deck()
 
