@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,8 +19,7 @@ from spinmd.drift import mean_and_error
 from spinmd.errors import InputError
 from spinmd.h5md import read_thermo
 from spinmd.sweeping import driver
-from spinmd.sweeping.plan import adopt, common, first_difference, make_plan, manifest
-from spinmd.sweeping.table import over_seeds
+from spinmd.sweeping.plan import adopt, make_plan
 
 # two atoms in a field: nothing to compile but the spin solver; the kind beside the deck fails as it is told
 DECK = """\
@@ -276,3 +276,106 @@ def test_failing_points_do_not_stop_the_others(place, tmp_path, capsys):
     assert "Traceback" in (folder / ".sweep" / "how=error_seed=5.log").read_text()
     assert np.isnan(result.mean["spin_energy"]).tolist() == [True, True, True, False]
     assert result["how"].tolist() == ["killed", "error", "diverged", "not"]
+
+
+def until(condition, seconds=60.0):
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited for too long"
+        time.sleep(0.02)
+
+
+def signal_when(condition, number):
+    """Send this process a signal as soon as a condition holds."""
+
+    def wait():
+        until(condition)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def same_run(one: Path, other: Path) -> None:
+    """Frames and thermo rows are equal bit for bit."""
+    with h5py.File(one) as a, h5py.File(other) as b:
+        for group in ("spinmd/thermo", "particles/trajectory/spin", "spinmd/checkpoint/state"):
+            assert list(a[group]) == list(b[group]) != []
+            for name in a[group]:
+                np.testing.assert_array_equal(a[group][name][()], b[group][name][()], err_msg=f"{group}/{name}")
+
+
+def test_an_interrupted_sweep_goes_on(place, swept, tmp_path, capsys):
+    folder, slow = tmp_path / "interrupted", f"{SECONDS}=0.1"
+    command = [
+        "sweep",
+        str(place / "deck.toml"),
+        "--over",
+        f"{ALPHA}=0.1,0.3",
+        "-o",
+        str(folder),
+        "--set",
+        slow,
+        "--jobs",
+        "1",
+    ]
+    first, second = folder / "spin_damping=0.1_seed=5.h5", folder / "spin_damping=0.3_seed=5.h5"
+    thread = signal_when(first.exists, signal.SIGINT)
+    assert main(command) == 130
+    thread.join()
+    shown = capsys.readouterr()
+    assert shown.err == f"spinmd: stopped by SIGINT; the same command goes on with {folder}\n"
+    assert "spin_damping=0.1_seed=5: stopped" in shown.out
+    result = spinmd.read_sweep(folder)
+    assert result.points["status"].ravel().tolist() == ["stopped", "waiting"] and not result.finished
+    reached = result.points["steps"][0, 0]
+    assert 0 < reached < 80 and not second.exists()
+    assert main(command) == 0
+    assert spinmd.read_sweep(folder).finished
+    for path in (first, second):
+        same_run(path, swept.path.parent / path.name)
+
+
+def test_a_second_signal_stops_at_once(place, tmp_path):
+    folder = tmp_path / "twice"
+    command = [
+        sys.executable,
+        "-m",
+        "spinmd",
+        "sweep",
+        str(place / "deck.toml"),
+        "--over",
+        f"{SECONDS}=100",
+        "-o",
+        str(folder),
+    ]
+    process = subprocess.Popen([*command, "--quiet"], stderr=subprocess.PIPE)
+    parts = folder / ".seconds=100_seed=5.h5.parts"
+    try:
+        until((folder / ".sweep" / "lock").exists)
+        until(lambda: children(process.pid))
+        child = children(process.pid)[0]
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == -signal.SIGTERM
+        until(lambda: not running(child), 5.0)
+        assert not parts.exists()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started."""
+    psutil = pytest.importorskip("psutil")
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+def running(pid: int) -> bool:
+    psutil = pytest.importorskip("psutil")
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
