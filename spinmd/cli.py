@@ -130,7 +130,7 @@ def sweep(
         float, typer.Option("--discard", help="part of the last stage that averages leave out at its beginning")
     ] = 0.2,
     force: Annotated[bool, typer.Option("--force", help="replace the sweep in the folder, begin anew")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a deck at every point of a grid of values; the same command again goes on with what is missing."""
     from spinmd.sweeping.driver import sweep
@@ -195,7 +195,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint of a stopped training")] = False,
     summary: Annotated[Path | None, typer.Option("--summary", help="write the report to this JSON file")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace the model if it exists, begin anew")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a DeepSPIN model on labelled frames; writes the model, its log and its learning curve."""
     from spinmd.learning import train as training

@@ -209,9 +209,16 @@ def _run(task: dict[str, Any], follower: Follower) -> int:
 
 
 def _simulation(task: dict[str, Any], path: Path, state: str):
+    """The run of a point: what its file has left, or from the beginning."""
     from spinmd.building import build
     from spinmd.deck import load_deck
+    from spinmd.resuming import resume
 
+    if state == "unfinished":
+        try:
+            return resume(path, threads=task["explicit_threads"], folder=task["folder"])
+        except InputError as error:
+            raise InputError(f"{error.message} (without this file, the point begins anew)", error.place) from None
     source = TomlSource(task["text"], task["name"], Path(task["folder"]), task["tables"])
     return build(load_deck(source), threads=task["explicit_threads"], force=True)
 

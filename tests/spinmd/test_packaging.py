@@ -42,13 +42,8 @@ LAYERS = (
     | {"run", "drift", "output", "h5md", "segments", "checkpoint", "reporters"}
     | {"trajectory", "stored_arrays", "snapshot"},
     set(ROOMS),
-<<<<<<< HEAD
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
-    {"learning", "interop", "testing", "ase_calculator"},
-=======
-    {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation"},
     {"learning", "interop", "testing", "ase_calculator", "sweeping"},
->>>>>>> c8f29d6 (Sweeps: a grid of runs in one folder, each in a process of its own, with a table of results)
     {"cli"},
     {"__main__"},
 )

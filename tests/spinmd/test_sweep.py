@@ -95,6 +95,8 @@ class Faulty:
             return OK
         if self.parameters.how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.parameters.how == "hangs":
+            time.sleep(1000.0)
         if self.parameters.how == "error":
             raise RuntimeError("a bug in a plug-in")
         if self.parameters.how == "diverged":
@@ -307,7 +309,7 @@ def same_run(one: Path, other: Path) -> None:
                 np.testing.assert_array_equal(a[group][name][()], b[group][name][()], err_msg=f"{group}/{name}")
 
 
-def test_an_interrupted_sweep_goes_on(place, swept, tmp_path, capsys):
+def test_an_interrupted_sweep_goes_on(place, swept, tmp_path, capsys, monkeypatch):
     folder, slow = tmp_path / "interrupted", f"{SECONDS}=0.1"
     command = [
         "sweep",
@@ -332,7 +334,15 @@ def test_an_interrupted_sweep_goes_on(place, swept, tmp_path, capsys):
     assert result.points["status"].ravel().tolist() == ["stopped", "waiting"] and not result.finished
     reached = result.points["steps"][0, 0]
     assert 0 < reached < 80 and not second.exists()
+    steps = []
+
+    def instead(task, report):
+        return run_point(task, lambda step: (steps.append(step), report(step)))
+
+    run_point = driver.point.run_point
+    monkeypatch.setattr(driver.point, "run_point", instead)
     assert main(command) == 0
+    assert steps[0] == steps[1] == reached  # resumed, not run anew
     assert spinmd.read_sweep(folder).finished
     for path in (first, second):
         same_run(path, swept.path.parent / path.name)
@@ -347,23 +357,21 @@ def test_a_second_signal_stops_at_once(place, tmp_path):
         "sweep",
         str(place / "deck.toml"),
         "--over",
-        f"{SECONDS}=100",
+        f"{HOW}=hangs",
         "-o",
         str(folder),
     ]
     process = subprocess.Popen([*command, "--quiet"], stderr=subprocess.PIPE)
-    parts = folder / ".seconds=100_seed=5.h5.parts"
     try:
-        until((folder / ".sweep" / "lock").exists)
-        until(lambda: children(process.pid))
-        child = children(process.pid)[0]
-        time.sleep(0.5)
+        until((folder / "how=hangs_seed=5.h5").exists)  # the first checkpoint
+        (child,) = children(process.pid)
+        time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        time.sleep(1.0)
+        assert running(child) and process.poll() is None  # both wait for a step that does not end
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == -signal.SIGTERM
         until(lambda: not running(child), 5.0)
-        assert not parts.exists()
     finally:
         process.kill()
         process.wait()
