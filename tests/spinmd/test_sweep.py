@@ -96,6 +96,7 @@ class Faulty:
         if self.parameters.how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.parameters.how == "hangs":
+            open(__file__ + ".hangs", "w").close()
             time.sleep(1000.0)
         if self.parameters.how == "error":
             raise RuntimeError("a bug in a plug-in")
@@ -363,9 +364,8 @@ def test_a_second_signal_stops_at_once(place, tmp_path):
     ]
     process = subprocess.Popen([*command, "--quiet"], stderr=subprocess.PIPE)
     try:
-        until((folder / "how=hangs_seed=5.h5").exists)  # the first checkpoint
+        until((place / "faulty_for_sweeps.py.hangs").exists)
         (child,) = children(process.pid)
-        time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         time.sleep(1.0)
         assert running(child) and process.poll() is None  # both wait for a step that does not end

@@ -25,7 +25,7 @@ DECK = {
 }
 OVER = {
     "integrator.timestep": ["1 fs", 0.002],
-    "structure.spins.texture": ["random", "ferromagnetic", "antiferromagnetic"],
+    "structure.prototype": ["bcc", "fcc", "sc"],
 }
 
 
@@ -39,9 +39,9 @@ def test_order_names_and_seeds():
     names = named(plan)
     assert plan.shape == (2, 3, 2) and len(names) == 12
     assert names[:3] == [
-        "timestep=1-fs_texture=random_seed=7", "timestep=1-fs_texture=random_seed=8", "timestep=1-fs_texture=ferromagnetic_seed=7",
+        "timestep=1-fs_prototype=bcc_seed=7", "timestep=1-fs_prototype=bcc_seed=8", "timestep=1-fs_prototype=fcc_seed=7",
     ]  # fmt: skip
-    assert names[-1] == "timestep=0.002_texture=antiferromagnetic_seed=8"
+    assert names[-1] == "timestep=0.002_prototype=sc_seed=8"
     last = plan.points[-1]
     assert last.index == (1, 2, 1) and (last.total, last.first) == (55, 50)
     assert last.tables["integrator"]["timestep"] == 0.002 and last.tables["run"]["seed"] == 8
@@ -117,7 +117,7 @@ def test_values_are_added_behind_and_names_stay(tmp_path):
 def test_values_as_the_deck_reads_them():
     over = {
         "integrator.timestep": ["1 fs", 0.002],
-        "structure.spins.texture": ["random", "antiferromagnetic"],
+        "structure.spins.texture": ["random", "ferromagnetic"],
         "potential.0.parameters.field": [[0, 0, "5 T"], ["1 kT", 0, 0]],
         "structure.supercell": [[1, 1, 1], [2, 2, 2]],
         "structure.spins.moments.Fe": [2, 2.5],
@@ -125,7 +125,7 @@ def test_values_as_the_deck_reads_them():
     }
     axes = {key: (values.tolist(), unit) for key, (values, unit) in axis_arrays(make_plan(DECK, over)).items()}
     assert axes["integrator.timestep"] == ([0.001, 0.002], "ps")
-    assert axes["structure.spins.texture"] == (["random", "antiferromagnetic"], "text")
+    assert axes["structure.spins.texture"] == (["random", "ferromagnetic"], "text")
     assert axes["potential.0.parameters.field"] == ([[0.0, 0.0, 5.0], [1000.0, 0.0, 0.0]], "T")
     assert axes["structure.supercell"] == ([[1, 1, 1], [2, 2, 2]], "1")
     assert axes["structure.spins.moments.Fe"] == ([2.0, 2.5], "µB")
