@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -161,6 +160,7 @@ def evaluate(
     """Energy, forces, fields and virial of the deck's structure, in the original order of the atoms, as JSON."""
     from spinmd.building import build
     from spinmd.deck import load_deck
+    from spinmd.segments import write_json
 
     read = load_deck(deck, overrides or ())
     check_writable(output, "--output", read.inputs())
@@ -199,6 +199,7 @@ def train(
 ) -> None:
     """Train a DeepSPIN model on labelled frames; writes the model, its log and its learning curve."""
     from spinmd.learning import train as training
+    from spinmd.segments import write_json
 
     read, folder = training.load_training_deck(deck, overrides or ())
     check_writable(summary, "--summary", [deck, read.output.file])
@@ -322,6 +323,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fals
 
 def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
     """Run a simulation to its end or to the first signal; StoppedError, after a checkpoint, for the latter."""
+    from spinmd.segments import write_json
+
     with caught_signals() as caught:
         try:
             simulation.run(progress=not quiet, stop=lambda: bool(caught))
@@ -378,22 +381,6 @@ def check_writable(path: Path | None, place: str, inputs: Iterable[Path] = ()) -
             )
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise InputError(f"{path} cannot be written: permission denied", place)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON to a temporary file beside ``path`` and rename it: a reader never sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.write("\n")
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def print_error(error: Exception) -> None:

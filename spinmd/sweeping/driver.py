@@ -17,8 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spinmd.errors import InputError
-from spinmd.segments import FolderLock
+from spinmd.errors import DiskError, InputError
+from spinmd.segments import FolderLock, refusal, write_json
 from spinmd.sweeping import plan as planning
 from spinmd.sweeping import point
 from spinmd.sweeping.plan import Plan, Point
@@ -76,16 +76,16 @@ def sweep(
 
         client = cluster.connect(scheduler)
     hidden = home / planning.HIDDEN
-    hidden.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(hidden)
     try:
+        hidden.mkdir(parents=True, exist_ok=True)
         if not lock.acquire():
             raise InputError(f"another sweep is running in {home} at this moment; wait for it, or use -o", "--output")
         if force:
             planning.remove_sweep(home, found)
         (hidden / STOP_FILE).unlink(missing_ok=True)
         sweeping = _Sweeping(plan, home, discard, progress)
-        planning.write_manifest(plan, home)
+        write_json(home / planning.MANIFEST, planning.manifest(plan), indent=1)
         tasks = sweeping.tasks(threads, threads_of)
         if client is None:
             backend: Any = _Local(jobs, sweeping.step)
@@ -96,6 +96,10 @@ def sweep(
         finally:
             backend.close()
             sweeping.close()
+    except OSError as error:
+        raise DiskError(
+            f"cannot write in {home}: {refusal(error)}; the same command goes on with what is there"
+        ) from error
     finally:
         if client is not None:
             client.close()
@@ -274,12 +278,15 @@ class _Sweeping:
         record |= {**outcome, "seconds": outcome["seconds"] or record["seconds"]}
         if outcome["status"] == "finished":
             path = planning.run_file(self.home, one.name)
-            record["statistics"] = statistics(path, one.total, one.first, self.discard)
+            try:
+                record["statistics"] = statistics(path, one.total, one.first, self.discard)
+            except (InputError, OSError, KeyError) as error:
+                record |= {"status": "failed", "message": f"its file cannot be read: {error}", "exit_code": 1}
         self.step(one.index, outcome["steps"])
-        text = f"{one.name}: {outcome['status']}"
-        if outcome["status"] == "finished":
+        text = f"{one.name}: {record['status']}"
+        if record["status"] == "finished":
             text += f", {outcome['steps']} steps in {record['seconds']:.1f} s"
-        self._line(text + (f"; {outcome['message']}" if outcome["message"] else ""))
+        self._line(text + (f"; {record['message']}" if record["message"] else ""))
         self._describe()
 
     def publish(self, force: bool = False) -> None:

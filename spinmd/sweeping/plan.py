@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -358,18 +357,6 @@ def manifest(plan: Plan) -> dict[str, Any]:
     ]
     points = sorted([*points, *plan.kept], key=lambda entry: entry["index"])
     return {"spinmd_sweep": VERSION, "deck": deck, "values": plan.values, "seeds": plan.seeds, "points": points}
-
-
-def write_manifest(plan: Plan, folder: Path) -> None:
-    """Write ``sweep.json``, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".sweep", suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(manifest(plan), file, indent=1, default=str)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, folder / MANIFEST)
 
 
 def remove_sweep(folder: Path, found: dict[str, Any] | None) -> None:

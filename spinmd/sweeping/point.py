@@ -101,11 +101,7 @@ def _meaning(code: int, last: dict[str, Any], log: Path) -> dict[str, Any]:
         why = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         return {"status": "crashed", "message": f"ended by {name}{why}", "exit_code": 128 - code}
     if message:
-        return {
-            "status": "diverged" if code == DivergedError.exit_code else "failed",
-            "message": message,
-            "exit_code": code,
-        }
+        return {"status": last.get("failure", "failed"), "message": message, "exit_code": code}
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = lines[-1].strip() if lines else f"exit code {code}"
     return {"status": "crashed", "message": f"{reason} (see {log})", "exit_code": code}
@@ -175,7 +171,8 @@ def child() -> int:
     try:
         return _run(task, follower)
     except SpinmdError as error:
-        follower.say(message=" ".join(str(error).split("\n")))
+        failure = "diverged" if isinstance(error, DivergedError) else "failed"
+        follower.say(message=" ".join(str(error).split("\n")), failure=failure)
         return error.exit_code
     except MemoryError as error:
         follower.say(message=f"not enough memory ({error}); make the system smaller, or run fewer points at once")

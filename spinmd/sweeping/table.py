@@ -285,7 +285,7 @@ def read_sweep(path: str | Path) -> Sweep:
     if not path.is_file():
         raise InputError("there is no such file; give the sweep.h5 that spinmd sweep wrote, or its folder", str(path))
     try:
-        with open_file(path, "r") as file:
+        with open_file(path) as file:
             version = int(file.attrs["spinmd_sweep"])
             if version == VERSION:
                 return _read(path, file)
