@@ -15,21 +15,24 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from spinmd.errors import InputError, SpinmdError
+from spinmd import __version__
+from spinmd.errors import InputError, PointsFailedError
 from spinmd.sweeping import point
 
 PLACE = "--scheduler"
-PATIENCE = 10.0  # s for the first answer of a scheduler
+PATIENCE = 8.0  # s for the first answer of a scheduler
 LOST = 60.0  # s after which a scheduler that does not answer any more is given up
 
 
 def connect(address: str):
-    """A ``distributed.Client``. Raises InputError where the package is missing or nobody answers within ten seconds."""
+    """A ``distributed.Client``. Raises InputError where the package is missing or nobody answers within a few seconds, or where the
+    cluster has another spinmd than this one, or none."""
     try:
         from distributed import Client
     except ImportError:
         raise InputError('this needs the package distributed: pip install "spinmd[cluster]"', PLACE) from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said here, in a sentence
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said here, in a sentence
     target: dict[str, Any] = {"address": _address(address)}
     begin = time.monotonic()
     try:
@@ -42,9 +45,30 @@ def connect(address: str):
             "`dask scheduler`, and workers with `dask worker ADDRESS`",
             PLACE,
         ) from None
+    try:
+        _check_versions(client)
+    except BaseException:
+        client.close()
+        raise
     if not client.scheduler_info()["workers"]:
         warnings.warn("the cluster has no workers yet; the points wait for them", stacklevel=2)
     return client
+
+
+def _check_versions(client: Any) -> None:
+    """InputError unless scheduler and workers have this version of spinmd."""
+    question = "__import__('spinmd').__version__"
+    try:
+        found = {"the scheduler": client.run_on_scheduler(eval, question)}
+        found |= {f"the worker {address}": version for address, version in client.run(eval, question).items()}
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the cluster's Python says: {error}; install spinmd there, in the environments of scheduler and workers",
+            PLACE,
+        ) from None
+    for who, version in found.items():
+        if version != __version__:
+            raise InputError(f"{who} has spinmd {version}, this is {__version__}; install the same everywhere", PLACE)
 
 
 def _address(text: str) -> str:
@@ -109,12 +133,15 @@ class Cluster:
         self._futures[one.index] = self._executor.submit(run_on_worker, task)
         return self._futures[one.index]
 
-    def check(self) -> None:
-        """SpinmdError where the scheduler has gone: its points end or stay as they are, and can be gone on with."""
+    def check(self, cancelled: bool) -> None:
+        """PointsFailedError where the scheduler has gone: its points stop after a checkpoint, and can be gone on with.
+
+        cancelled  whether a point has come back without having been stopped
+        """
         if self._client.status == "running":
             self._answered = time.monotonic()
-        elif time.monotonic() - self._answered > LOST or self._client.status == "closed":
-            raise SpinmdError(
+        if cancelled or self._client.status == "closed" or time.monotonic() - self._answered > LOST:
+            raise PointsFailedError(
                 "the Dask scheduler does not answer any more; the same command goes on with what is there, here or elsewhere"
             )
 

@@ -9,8 +9,9 @@ print(result["timestep"], result.mean["spin_temperature"], result.error["spin_te
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,42 +70,52 @@ def sweep(
     home = Path(folder).absolute() if folder is not None else plan.default_folder()
     found = planning.read_manifest(home)
     planning.adopt(plan, None if force else found, home)
-    planning.check_builds(plan, stop)
     client = None
     if scheduler is not None:
         from spinmd.sweeping import cluster
 
         client = cluster.connect(scheduler)
-    hidden = home / planning.HIDDEN
-    lock = FolderLock(hidden)
+    lock = FolderLock(home / planning.HIDDEN)
     try:
-        hidden.mkdir(parents=True, exist_ok=True)
-        if not lock.acquire():
-            raise InputError(f"another sweep is running in {home} at this moment; wait for it, or use -o", "--output")
-        if force:
-            planning.remove_sweep(home, found)
-        (hidden / STOP_FILE).unlink(missing_ok=True)
-        sweeping = _Sweeping(plan, home, discard, progress)
-        write_json(home / planning.MANIFEST, planning.manifest(plan), indent=1)
-        tasks = sweeping.tasks(threads, threads_of)
-        if client is None:
-            backend: Any = _Local(jobs, sweeping.step)
-        else:
-            backend = cluster.Cluster(client, jobs, sweeping.step, hidden / STOP_FILE)
-        try:
-            sweeping.run(tasks, backend, stop)
-        finally:
-            backend.close()
-            sweeping.close()
-    except OSError as error:
-        raise DiskError(
-            f"cannot write in {home}: {refusal(error)}; the same command goes on with what is there"
-        ) from error
+        planning.check_builds(plan, stop)
+        with _writing_in(home):
+            lock.path.parent.mkdir(parents=True, exist_ok=True)
+            if not lock.acquire():
+                raise InputError(
+                    f"another sweep is running in {home} at this moment; wait for it, or use -o", "--output"
+                )
+            if force:
+                planning.remove_sweep(home, found)
+            stop_file = home / planning.HIDDEN / STOP_FILE
+            stop_file.unlink(missing_ok=True)
+            sweeping = _Sweeping(plan, home, discard, progress)
+            write_json(home / planning.MANIFEST, planning.manifest(plan), indent=1)
+            tasks = sweeping.tasks(threads, threads_of)
+            if client is None:
+                backend: Any = _Local(jobs, sweeping.step)
+            else:
+                backend = cluster.Cluster(client, jobs, sweeping.step, stop_file)
+            try:
+                sweeping.run(tasks, backend, stop)
+            finally:
+                backend.close()
+                sweeping.close()
     finally:
         if client is not None:
             client.close()
         lock.release()
     return read_sweep(home / planning.TABLE)
+
+
+@contextmanager
+def _writing_in(home: Path) -> Iterator[None]:
+    """Turns the disk's refusals into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"cannot write in {home}: {refusal(error)}; the same command goes on with what is there"
+        ) from error
 
 
 def share_cores(
@@ -149,7 +160,7 @@ class _Local:
         self.warm = self.warm or step > 0
         self._step(index, step)
 
-    def check(self) -> None:
+    def check(self, cancelled: bool) -> None:
         """Nothing can be lost here."""
 
     def stop(self) -> None:
@@ -245,7 +256,7 @@ class _Sweeping:
                 backend.warm = True
                 self._finish(running.pop(future), future)
             self.publish()
-            backend.check()
+            backend.check(any(future.cancelled() for future in done) and not stopped)
             if stop is not None and stop():
                 backend.stop()  # again and again: a process may just be starting
                 if not stopped:
@@ -264,7 +275,7 @@ class _Sweeping:
         try:
             outcome = future.result()
         except CancelledError:
-            return  # a point that had not begun when the sweep was stopped
+            return  # a point that had not begun when the sweep was stopped, or whose scheduler has gone
         except Exception as error:  # a worker died again and again, or cannot import spinmd
             message = f"{type(error).__name__}: {' '.join(str(error).split())}"
             outcome = {

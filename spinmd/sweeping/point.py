@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from spinmd.toml_source import TomlSource
 CODE = "import sys; from spinmd.sweeping.point import child; sys.exit(child())"
 REPORT = 0.3  # s between two reports of the step
 LOOK = 1.0  # s between two looks for the file that asks for a stop
-LOCK_WAIT = 60.0  # s to wait for the process of a worker that died: it stops after its next step
+LOCK_WAIT = 600.0  # s to wait for the process of a worker that died: it stops after its next step
 THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _running: set[subprocess.Popen] = set()
@@ -145,7 +146,15 @@ class Follower:
         if not self.begun:  # nothing is on disk yet, and compiling kernels may take a minute
             sys.exit(128 + number)
 
+    def watch(self) -> None:
+        """End the process at once if nobody is listening any more before the run has begun: another may begin it now."""
+        while not self.begun:
+            if os.getppid() != self.parent:
+                os._exit(128 + signal.SIGTERM)
+            time.sleep(REPORT)
+
     def stop(self) -> bool:
+        """Asked before each step."""
         if not self.caught and os.getppid() != self.parent:
             self.caught = signal.SIGTERM
         if not self.caught and self.stop_file and time.monotonic() - self._looked > LOOK:
@@ -168,6 +177,7 @@ def child() -> int:
     follower = Follower(task, events)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, follower.on_signal)
+    threading.Thread(target=follower.watch, daemon=True).start()
     try:
         return _run(task, follower)
     except SpinmdError as error:
