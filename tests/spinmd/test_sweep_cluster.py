@@ -31,7 +31,7 @@ def test_a_worker_dies_and_all_points_finish(place, capsys):
     distributed = pytest.importorskip("distributed")
     folder = place / "deck-sweep"
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     ) as workers:
         killed = []
 
