@@ -242,7 +242,7 @@ def test_account_of_the_spin_bath_closes(name):
             integrator.step(state, aux, system)
             worst = max(worst, abs(integrator.conserved(state, aux, system.evaluate(Need.ENERGY)) - start))
         errors.append(worst / abs(aux.globals["spin_heat"][0]))
-    if name == "midpoint":  # exact whatever the step
+    if name in ("midpoint", "suzuki-trotter"):  # exact whatever the step
         assert max(errors) < 1e-6
     else:
         assert errors[1] < 0.2 * errors[0] and errors[1] < 0.05
