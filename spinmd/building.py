@@ -131,7 +131,9 @@ class _StageMaker:
     def integrator(self, model: Model) -> Any:
         check_pairing(self.deck, self.stage, model, self.at)
         with _Located(self.deck, (*self.at, "integrator")):
-            return build_integrator(self.stage.integrator, model.state, model)
+            run = self.stage.run
+            duration = None if run is None else run.steps * self.stage.integrator.timestep
+            return build_integrator(self.stage.integrator, model.state, model, duration)
 
 
 def check_outputs(deck: Deck, force: bool) -> None:
