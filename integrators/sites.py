@@ -3,7 +3,8 @@
     E_i(w) = −w·b − wᵀ A w + K1 (x²y² + y²z² + z²x²) + K2 x²y²z²,     A = Q_i + Σ_j K_ij w_j w_jᵀ
 
 w = S/m of the one spin, b (eV) from isotropic and tensor couplings and constant fields, A (eV) from uniaxial anisotropy and
-biquadratic couplings, x, y, z along the axes of the cubic anisotropy. (−½ Σ_ij K (w_i·w_j)² holds each pair twice, so that K_ij enters whole.)
+biquadratic couplings, x, y, z along the axes of the cubic anisotropy. (−½ Σ_ij K (w_i·w_j)² holds each pair twice, so that K_ij
+enters whole.)
 """
 
 from typing import NamedTuple
