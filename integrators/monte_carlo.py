@@ -81,8 +81,10 @@ def _heat_bath(wx, wy, wz, bx, by, bz, thermal, u, g, h):
     """A direction from exp(w·b/k_B T), of the length of w; u uniform, g and h Gaussians for the angle about b."""
     length = math.sqrt(wx * wx + wy * wy + wz * wz)
     field = math.sqrt(bx * bx + by * by + bz * bz)
-    k = length * field / thermal
-    if k > 1.0e-9:
+    k = length * field / thermal if thermal > 0.0 else 0.0
+    if thermal == 0.0 and field > 0.0:  # along the field
+        cosine = 1.0
+    elif k > 1.0e-9:
         cosine = max(1.0 + math.log(u + (1.0 - u) * math.exp(-2.0 * k)) / k, -1.0)
     else:
         cosine = 2.0 * u - 1.0

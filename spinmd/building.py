@@ -18,7 +18,7 @@ from spinmd.backend import BLOCK, Backend, available_threads, make_backend
 from spinmd.complaints import raise_all
 from spinmd.deck import Deck, PotentialTable, Stage, load_deck
 from spinmd.errors import InputError
-from spinmd.integrators.splitting import build_integrator
+from spinmd.integrators.build import build_integrator
 from spinmd.model import Model
 from spinmd.output import check_output, check_stages
 from spinmd.simulation import Past, Simulation, StageRun
@@ -131,9 +131,8 @@ class _StageMaker:
     def integrator(self, model: Model) -> Any:
         check_pairing(self.deck, self.stage, model, self.at)
         with _Located(self.deck, (*self.at, "integrator")):
-            run = self.stage.run
-            duration = None if run is None else run.steps * self.stage.integrator.timestep
-            return build_integrator(self.stage.integrator, model.state, model, duration)
+            steps = None if self.stage.run is None else self.stage.run.steps
+            return build_integrator(self.stage.integrator, model.state, model, steps)
 
 
 def check_outputs(deck: Deck, force: bool) -> None:

@@ -8,6 +8,7 @@ from support.systems import bcc, exchange, model, morse
 
 from spinmd.errors import InputError
 from spinmd.integrators.baths import Ramp, SpinBath, Temperatures
+from spinmd.integrators.build import build_integrator
 from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
 from spinmd.integrators.heun import Heun
@@ -17,7 +18,7 @@ from spinmd.integrators.midpoint import Midpoint
 from spinmd.integrators.parameters import IntegratorParameters
 from spinmd.integrators.runge_kutta import RungeKutta
 from spinmd.integrators.semi_implicit import SemiImplicit
-from spinmd.integrators.splitting import Splitting, build_integrator
+from spinmd.integrators.splitting import Splitting
 from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 from spinmd.integrators.thermostats import NoseHooverChain, VelocityRescaling
 from spinmd.potentials.anisotropy import UniaxialAnisotropy
