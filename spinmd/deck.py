@@ -20,6 +20,7 @@ from spinmd.errors import InputError
 from spinmd.integrators.parameters import IntegratorParameters
 from spinmd.output import OutputParameters
 from spinmd.parameters import Length, Parameters
+from spinmd.selection import Selection
 from spinmd.structure import StructureParameters
 from spinmd.toml_source import Place, TomlSource, dotted
 
@@ -94,6 +95,10 @@ class Deck(Parameters):
     structure: StructureParameters = Field(description="atoms, velocities and spins at the start")
     potential: tuple[PotentialTable, ...] = Field(
         min_length=1, description="the terms of the energy, one [[potential]] each"
+    )
+    groups: dict[str, Selection] = Field(
+        default_factory=dict,
+        description='names for choices of atoms, which [integrator] may use where it takes elements: `surface = ["0:100"]`',
     )
     neighbours: Neighbours = Field(default_factory=Neighbours, description="neighbour lists")
     integrator: IntegratorParameters | None = Field(None, description="what moves, and how")
@@ -247,6 +252,8 @@ class _Reader:
         for name, model in TABLES.items():
             if name in tables:
                 values[name] = self.read(model, tables[name], (name,))
+        if "groups" in tables:
+            values["groups"] = self.groups(tables["groups"])
         if "potential" in tables:
             values["potential"] = self.potentials(tables["potential"], ("potential",))
         if "stage" in tables:
@@ -255,6 +262,13 @@ class _Reader:
         deck = Deck.model_construct(**{**self.defaults(), **values})
         deck._source = self.source
         return deck
+
+    def groups(self, data: Any) -> dict[str, tuple]:
+        """The [groups] table."""
+        if not isinstance(data, dict):
+            self.complain(("groups",), 'expected a table of names, such as surface = ["0:100"]')
+            return {}
+        return {name: self.read(Selection, value, ("groups", name)) for name, value in data.items()}
 
     def defaults(self) -> dict[str, Any]:
         return {

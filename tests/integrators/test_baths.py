@@ -324,3 +324,25 @@ def test_rescaling_keeps_momentum_and_reverses():
         integrator.step(state, aux, system)
     np.testing.assert_allclose(state.velocities, start, rtol=1e-9)
     assert np.abs((state.masses[:, None] * state.velocities).sum(axis=0)).max() * AMU < 1e-12
+
+
+def test_groups_of_a_deck():
+    """[groups] in a deck: damping and temperature of the chosen atoms only."""
+    import spinmd
+
+    deck = {
+        "structure": {"prototype": "bcc", "element": "Fe", "lattice_constant": 2.8665, "supercell": [3, 3, 3],
+                      "spins": {"moments": {"Fe": 2.2}, "texture": "ferromagnetic"}},
+        "groups": {"hot": ["0:10", 20]},
+        "potential": [{"kind": "zeeman", "parameters": {"field": [0.0, 0.0, 1.0]}}],
+        "integrator": {"ensemble": "langevin", "timestep": 1e-3, "lattice": "frozen", "temperature": {"hot": 300.0},
+                       "spin_damping": {"hot": 0.5}},
+        "run": {"steps": 20},
+    }  # fmt: skip
+    simulation = spinmd.build(deck)
+    simulation.run()
+    turned = np.abs(simulation.state.original_order(simulation.state.spins)[:, :2]).max(axis=1) > 1e-9
+    assert sorted(np.flatnonzero(turned)) == [*range(10), 20]
+    deck["groups"] = {"Fe": ["0:10"]}
+    with pytest.raises(InputError, match="groups.Fe: Fe is an element"):
+        spinmd.build(deck)
