@@ -37,6 +37,7 @@ LAYERS = (
         "crystal",
         "textures",
         "run_cell",
+        "selection",
     }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
     | {"run", "drift", "output", "h5md", "segments", "checkpoint", "reporters"}
