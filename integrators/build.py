@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from spinmd.errors import InputError
-from spinmd.integrators.baths import SpinBath
+from spinmd.integrators.baths import SpinBath, mask_of
 from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
 from spinmd.integrators.heun import Heun
@@ -141,6 +141,14 @@ def check_baths(parameters: IntegratorParameters) -> None:
             raise InputError(f"no bath acts on the {what}: give {key}, or leave this out", f"integrator.{own}")
 
 
+def check_names(parameters: IntegratorParameters, state: State, groups: Groups) -> None:
+    """InputError for a name that is neither an element of the structure nor a group."""
+    for key in (*TEMPERATURES, "lattice_friction", "spin_damping"):
+        value = getattr(parameters, key)
+        for name in value if isinstance(value, dict) else ():
+            mask_of(name, state, groups, f"integrator.{key}")
+
+
 def build_integrator(
     parameters: IntegratorParameters, state: State, model, steps: int | None = None, groups: Groups | None = None
 ) -> Splitting | MonteCarlo:
@@ -153,6 +161,7 @@ def build_integrator(
     if parameters.timestep is None:
         raise InputError('give the length of a step, for example timestep = "1 fs"', "integrator.timestep")
     check_baths(parameters)
+    check_names(parameters, state, groups or {})
     duration = None if steps is None else steps * parameters.timestep
     flows = {}
     if parameters.lattice == "moving":
