@@ -12,24 +12,16 @@ default: it costs half the evaluations of the field, and its drift is as small a
 """
 
 from spinmd.errors import InputError
-from spinmd.integrators.depondt_mertens import DepondtMertens
-from spinmd.integrators.flows import Drift, Kick
-from spinmd.integrators.heun import Heun
-from spinmd.integrators.live_midpoint import LiveMidpoint
-from spinmd.integrators.midpoint import Midpoint
-from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 from spinmd.protocols import OK, Aux, Code, Evaluation, Status
 from spinmd.state import State
 
-TOLERANCE = 3.0e-10  # of implicit solvers with frozen couplings, where an iteration costs little
-LIVE_TOLERANCE = 1.0e-8  # with live potentials; no drift that can be measured either (docs/spin_solvers.md)
+HEATS = ("spin_heat", "lattice_heat")  # what baths have taken out, eV, in Aux.globals
 
 
 class Splitting:
     """A composition of flows.
 
-    sequence  letters R, V, S, separated by blanks or not; must be a palindrome
+    sequence  letters R, V, S, O, separated by blanks or not; must be a palindrome
     dt        ps
     flows     letter -> flow object
     """
@@ -87,13 +79,17 @@ class Splitting:
         return status
 
     def conserved(self, state: State, aux: Aux, evaluation: Evaluation) -> float:
-        """Kinetic plus potential energy, plus what Gilbert damping has taken out of the spins, eV."""
-        heat = float(aux.globals["spin_heat"][0]) if "spin_heat" in aux.globals else 0.0
+        """Kinetic plus potential energy, plus what the baths have taken out of spins and lattice, eV."""
+        heat = sum(float(aux.globals[name][0]) for name in HEATS if name in aux.globals)
         return state.kinetic_energy() + evaluation.energy + heat
 
     def degrees_of_freedom(self, state: State) -> int:
-        """3N − 3, since the total momentum is conserved; 0 for a frozen lattice, which has no temperature."""
-        return max(3 * state.natoms - 3, 1) if self.moves_lattice else 0
+        """3N − 3 where the total momentum is conserved, 3N where a bath changes it; 0 for a frozen lattice, which has no
+        temperature."""
+        if not self.moves_lattice:
+            return 0
+        conserved = all(getattr(flow, "conserves_momentum", True) for flow in self.flows.values())
+        return max(3 * state.natoms - 3, 1) if conserved else 3 * state.natoms
 
     @property
     def spin_solver(self):
@@ -104,62 +100,3 @@ class Splitting:
     def field_evaluations(self) -> int:
         """Evaluations of the field by the spin solver since it was made; those of the forces are not counted."""
         return 0 if self.spin_solver is None else self.spin_solver.evaluations
-
-
-def default_sequence(parameters: IntegratorParameters, live: bool = False) -> str:
-    """The string used when the deck gives none; ``live``: some potential has no frozen couplings."""
-    if parameters.splitting is not None:
-        return parameters.splitting
-    lattice, spins = parameters.lattice == "moving", parameters.spins == "moving"
-    if lattice and spins:
-        return "V R S R V" if live else "V S R S V"
-    if lattice:
-        return "V R V"
-    if spins:
-        return "S"
-    raise InputError('nothing moves: let lattice or spins be "moving"', "integrator")
-
-
-def build_spin_solver(parameters: IntegratorParameters, model):
-    """The flow S of a deck's [integrator] table; InputError where solver and model do not go together."""
-    common = {"damping": parameters.spin_damping, "g_factor": parameters.g_factor}
-    live = model.live_terms()
-    kind = parameters.spin_solver
-    if kind == "depondt-mertens":
-        return DepondtMertens(**common)
-    if kind == "heun":
-        return Heun(**common)
-    if kind == "suzuki-trotter":
-        if live:
-            raise InputError(
-                f'the sequential sweep needs frozen couplings, which {model.names[live[0]]} has not; use "midpoint"',
-                "integrator.spin_solver",
-            )
-        return SuzukiTrotter(**common)
-    tolerance = parameters.tolerance or (LIVE_TOLERANCE if live else TOLERANCE)
-    common |= {"tolerance": tolerance, "iterations": parameters.max_iterations}
-    if live:
-        return LiveMidpoint(**common)
-    return Midpoint(**common, spherical=kind == "spherical-midpoint")
-
-
-def build_integrator(parameters: IntegratorParameters, state: State, model) -> Splitting:
-    """The integrator of a deck's [integrator] table.
-
-    Raises InputError where solver and model do not go together.
-    """
-    flows = {}
-    if parameters.lattice == "moving":
-        flows |= {"R": Drift(), "V": Kick()}
-    if parameters.spins == "moving":
-        flows["S"] = build_spin_solver(parameters, model)
-    sequence = default_sequence(parameters, "S" in flows and bool(model.live_terms()))
-    missing = [letter for letter in flows if letter not in sequence]
-    if missing:
-        what = {"R": "positions do not move", "V": "velocities do not change", "S": "spins do not turn"}[missing[0]]
-        frozen = "spins" if missing[0] == "S" else "lattice"
-        raise InputError(
-            f'{sequence!r} has no {missing[0]}, so that {what}; write for example "V S R S V", or set {frozen} = "frozen"',
-            "integrator.splitting",
-        )
-    return Splitting(sequence, parameters.timestep, flows)

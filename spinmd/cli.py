@@ -1,8 +1,8 @@
-"""The command line: ``spinmd run | resume | evaluate | check | train | test | convert | dataset | schema | info``.
+"""The command line: ``spinmd run | resume | sweep | evaluate | check | train | test | convert | dataset | schema | info``.
 
 Each command is a few lines over the Python interface. Commands import heavy modules: ``spinmd --help`` is quick.
-Exit codes: 0 done, 2 the input is wrong, 3 the run diverged or the disk refused, 130 and 143 stopped by a signal after a
-checkpoint.
+Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, the disk refused or a point of a sweep failed, 130 and 143
+stopped by a signal after a checkpoint.
 """
 
 import errno
@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spinmd.errors import DiskError, InputError, SpinmdError, StoppedError
+from spinmd.errors import DiskError, InputError, PointsFailedError, SpinmdError, StoppedError
 from spinmd.signals import caught_signals
 
 # the base of all complaints about a command line; typer has its own copy of click in some versions, and not in others
@@ -99,6 +98,60 @@ def resume(
 
 
 @app.command()
+def sweep(
+    deck: DeckFile,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="KEY=VALUES",
+            help="vary a value: 100,200,400 or 100:400:100 (first:last:step); several --over make a grid",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", metavar="N", help="points at a time [default: so many that all cores are busy]"),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="M", help="runs per point, seeds counted up from run.seed")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FOLDER", help="of all files [default: DECK-sweep, beside it]"),
+    ] = None,
+    overrides: Overrides = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="CPU threads of each point [default: the deck's, else 1]"),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
+    ] = None,
+    discard: Annotated[
+        float, typer.Option("--discard", help="part of the last stage that averages leave out at its beginning")
+    ] = 0.2,
+    force: Annotated[bool, typer.Option("--force", help="replace the sweep in the folder, begin anew")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a deck at every point of a grid of values; the same command again goes on with what is missing."""
+    from spinmd.sweeping.driver import sweep
+    from spinmd.sweeping.point import kill_all
+
+    with caught_signals(second=kill_all) as caught:
+        result = sweep(
+            deck, over or (), overrides or (), seeds=seeds, folder=output, jobs=jobs, threads=threads,
+            scheduler=scheduler, discard=discard, force=force, progress=not quiet, stop=lambda: bool(caught),
+        )  # fmt: skip
+    if caught:
+        name = signal.Signals(caught[0]).name
+        raise StoppedError(f"stopped by {name}; the same command goes on with {result.path.parent}", caught[0])
+    if result.failed:
+        raise PointsFailedError(result.failures())
+    if not quiet:
+        print(f"written: {result.path}")
+
+
+@app.command()
 def evaluate(
     deck: DeckFile,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file [default: the screen]")] = None,
@@ -109,6 +162,7 @@ def evaluate(
     """Energy, forces, fields and virial of the deck's structure, in the original order of the atoms, as JSON."""
     from spinmd.building import build
     from spinmd.deck import load_deck
+    from spinmd.segments import write_json
 
     read = load_deck(deck, overrides or ())
     check_writable(output, "--output", read.inputs())
@@ -143,10 +197,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint of a stopped training")] = False,
     summary: Annotated[Path | None, typer.Option("--summary", help="write the report to this JSON file")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace the model if it exists, begin anew")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a DeepSPIN model on labelled frames; writes the model, its log and its learning curve."""
     from spinmd.learning import train as training
+    from spinmd.segments import write_json
 
     read, folder = training.load_training_deck(deck, overrides or ())
     check_writable(summary, "--summary", [deck, read.output.file])
@@ -270,6 +325,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fals
 
 def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
     """Run a simulation to its end or to the first signal; StoppedError, after a checkpoint, for the latter."""
+    from spinmd.segments import write_json
+
     heeded: list[bool] = []  # a signal after the last step, while the file is closed, stops nothing
 
     def stop() -> bool:
@@ -281,7 +338,8 @@ def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
             simulation.run(progress=not quiet, stop=stop)
         finally:
             simulation.close()
-            if summary is not None and simulation.summary:
+            # where the disk has refused before, its sentence is the one that counts
+            if summary is not None and simulation.summary and not isinstance(sys.exc_info()[1], DiskError):
                 write_json(summary, simulation.summary)
     if simulation.summary.get("steps_not_converged"):
         missed = simulation.summary["steps_not_converged"]
@@ -312,29 +370,6 @@ def check_writable(path: Path | None, place: str, inputs: Iterable[Path] = ()) -
             )
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise InputError(f"{path} cannot be written: permission denied", place)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON to a temporary file beside ``path`` and rename it: a reader never sees half of it."""
-    try:
-        _write_json(path, content)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}") from None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.write("\n")
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def print_error(error: Exception) -> None:

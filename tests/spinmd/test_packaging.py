@@ -37,13 +37,14 @@ LAYERS = (
         "crystal",
         "textures",
         "run_cell",
+        "selection",
     }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
     | {"run", "drift", "output", "h5md", "segments", "checkpoint", "reporters"}
     | {"trajectory", "stored_arrays", "snapshot"},
     set(ROOMS),
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
-    {"learning", "interop", "testing", "ase_calculator"},
+    {"learning", "interop", "testing", "ase_calculator", "sweeping"},
     {"cli"},
     {"__main__"},
 )
