@@ -4,24 +4,23 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append their number to; after a second signal the process is gone."""
+def caught_signals(second: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append their number to; after a second signal, and a call of ``second``, all is over."""
     caught: list[int] = []
 
     def handler(number, frame):
         if caught:
+            second()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         caught.append(number)
         name = signal.Signals(number).name
         with contextlib.suppress(OSError):  # print may be in the middle of a line of its own
-            os.write(
-                2, f"spinmd: {name}: stops after this step, with a checkpoint; a second signal stops at once\n".encode()
-            )
+            os.write(2, f"spinmd: {name}: stopping; a second signal stops at once\n".encode())
 
     with _handling(handler, signal.SIGINT, signal.SIGTERM):
         yield caught
