@@ -30,6 +30,8 @@ from spinmd.potentials.deepspin.training_parts import Frame, Trained
 
 ROOM = 6e9  # bytes of prepared frames that are kept; beyond it they are prepared anew for each step
 WHITENING_FRAMES = 400
+KINDS = {"energy_mev_per_atom": "meV/atom", "force_mev_per_ang": "meV/Å", "field_mev_per_mub": "meV/µB"}
+GIVEN_UP = 1.2  # no kind of error may exceed this times that of the fitted prior, however small the loss is
 FORCE_SIGMA = 20e-3  # eV/Å: scale of the loss, so that a loss of one is an error of this size
 
 
@@ -319,7 +321,7 @@ class Trainer:
             if self.step % every == 0 or self.step == steps:
                 self.seconds = before + time.perf_counter() - began
                 row = self._validate(running, log_file, self.seconds)
-                values = [row[name] for name in ("energy_mev_per_atom", "force_mev_per_ang", "field_mev_per_mub")]
+                values = [row[name] for name in KINDS]
                 bar.set_postfix_str("{:.2f} meV/atom {:.1f} meV/Å {:.2f} meV/µB".format(*values))
                 self.running = running
                 if row["score"] > 3.0 * self.log[0]["score"] and self.step < steps:
@@ -345,13 +347,39 @@ class Trainer:
     def _validate(self, running: float, log_file: Path | None, seconds: float) -> dict[str, float]:
         errors = self.errors("validation" if self._frames("validation") else "train", self.average)
         row = {"step": self.step, "rate": self.rate(self.step), "loss": running, **errors, "seconds": round(seconds, 2)}
-        if row["score"] < self.best:
+        self.log.append(row)
+        if row["score"] < self.best and not self.worse_than_prior(row):
             self.best = row["score"]
             self.best_weights = [p.clone() for p in self.average]
-        self.log.append(row)
         if log_file is not None:
             write_log(log_file, self.log)
         return row
+
+    def worse_than_prior(self, row: dict[str, float]) -> list[str]:
+        """The kinds of errors of a validation that are clearly above those of the fitted prior (the first validation)."""
+        if self.prior is None:
+            return []
+        return [name for name in KINDS if row[name] > GIVEN_UP * self.log[0][name]]
+
+    def best_row(self) -> dict[str, float]:
+        """The validation whose weights are the model's; empty before the first."""
+        return min(
+            (row for row in self.log if not self.worse_than_prior(row)), key=lambda row: row["score"], default={}
+        )
+
+    def trade_off(self) -> str:
+        """What a smaller loss than the model's would have cost, in words; empty if there is none."""
+        row = min(self.log, key=lambda row: row["score"], default={})
+        if not row or not self.worse_than_prior(row):
+            return ""
+        costs = [
+            f"the {name.split('_')[0]} error from {self.log[0][name]:.3g} to {row[name]:.3g} {KINDS[name]}"
+            for name in self.worse_than_prior(row)
+        ]
+        return (
+            f"step {row['step']} had a smaller loss but raised {' and '.join(costs)}: the labels disagree, or one kind outweighs "
+            'the others; see training.field_scale ("fit"), training.energy, training.force and training.field'
+        )
 
     def errors(self, name: str, weights) -> dict[str, float]:
         """Errors of a set with given weights (meV/atom, meV/Å, meV/µB), and the score that chooses: the mean loss."""
@@ -447,7 +475,7 @@ class Trainer:
                 for name, systems in self.systems.items()
             },
             "prior_fit": {k: v for k, v in self.prior_report.items() if k != "held_out_errors"},
-            "best_validation": min(self.log, key=lambda row: row["score"]) if self.log else {},
+            "best_validation": self.best_row(),
             "torch": torch.__version__,
         }
 

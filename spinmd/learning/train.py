@@ -119,7 +119,8 @@ def train(
         if systems[name]:
             report[name] = trainer.errors(name, trainer.best_weights)
     report["field_scale"] = model.provenance["field_scale"]
-    report["best_step"] = int(min(trainer.log, key=lambda row: row["score"])["step"]) if trainer.log else 0
+    report["best_step"] = int(trainer.best_row().get("step", 0))
+    report["trade_off"] = trainer.trade_off()
     model.provenance |= {
         "spinmd": __version__,
         **{k: report[k] for k in ("validation", "test", "steps") if k in report},
@@ -204,6 +205,8 @@ def sentence(report: dict[str, Any]) -> str:
     if report["best_step"] == 0 and report["steps"]:
         start = "the fitted prior alone" if report["prior"] else "the start"
         lines.append(f"  no step was better than {start}, which is the model; try a smaller training.rate or more data")
+    if report["trade_off"]:
+        lines.append(f"  {report['trade_off']}")
     for name in ("validation", "test"):
         if name in report:
             e = report[name]

@@ -248,6 +248,16 @@ def test_frames_of_a_nearly_perfect_crystal_train_without_starting_again(folder,
     assert max(row["score"] for row in trainer.log) < 1.5 * trainer.log[0]["score"]
 
 
+def test_no_kind_of_error_is_given_up_for_a_smaller_loss(folder):
+    trainer = trainer_of(folder)
+    kinds = ("energy_mev_per_atom", "force_mev_per_ang", "field_mev_per_mub")
+    answers = iter([(1.0, 1.0, 1.0, 9.0), (0.9, 0.9, 1.1, 5.0), (1.3, 0.5, 0.5, 3.0), (0.9, 0.9, 1.0, 6.0)])
+    trainer.errors = lambda name, weights: dict(zip((*kinds, "score"), next(answers), strict=True))
+    trainer.run()
+    assert trainer.best == 5.0 and trainer.best_row()["step"] == 20
+    assert "step 40 had a smaller loss but raised the energy error from 1 to 1.3 meV/atom" in trainer.trade_off()
+
+
 def test_a_prior_too_large_to_be_trained_along_is_mentioned(folder, monkeypatch):
     monkeypatch.setattr("spinmd.potentials.deepspin.training.ROOM", 1e5)
     with pytest.warns(UserWarning, match=r"prior.train: .* GB of memory .*keep their fitted values"):
