@@ -29,11 +29,12 @@ import numpy as np
 from numba import njit, prange
 
 from spinmd.backend import BLOCK, block_count
+from spinmd.integrators.baths import SpinBath
 from spinmd.integrators.fields import SpinField
+from spinmd.integrators.spin_flow import SpinFlow
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.spin_laws import TINY, midpoint_map, mirror
 from spinmd.state import State
-from spinmd.units import HBAR
 
 HISTORY = 8  # past fields that the prediction uses
 FORGETTING = 0.7  # weight of a step's equations in the least squares, relative to that of the next step
@@ -48,8 +49,9 @@ DIFFERENCES = np.array(
 
 
 @njit(cache=True, parallel=True)
-def _start(natoms, spins, fields, weights, known, alpha, gh, s0, x, block):
-    """s₀ = S and the midpoint in the predicted field Σ_k weights[k] fields[k]; s₀ itself without known fields."""
+def _start(natoms, spins, fields, weights, known, noise, alphas, gh, s0, x, block):
+    """s₀ = S and the midpoint in the predicted field Σ_k weights[k] fields[k] plus noise; s₀ itself without known fields."""
+    damped, noisy = alphas.shape[0] > 0, noise.shape[0] > 0
     for b in prange((natoms + block - 1) // block):
         for i in range(b * block, min((b + 1) * block, natoms)):
             sx, sy, sz = spins[i, 0], spins[i, 1], spins[i, 2]
@@ -57,19 +59,23 @@ def _start(natoms, spins, fields, weights, known, alpha, gh, s0, x, block):
             mx, my, mz = sx, sy, sz
             if known > 0:
                 fx, fy, fz = 0.0, 0.0, 0.0
+                if noisy:
+                    fx, fy, fz = noise[i, 0], noise[i, 1], noise[i, 2]
+                alpha = alphas[i] if damped else 0.0
                 for k in range(known):
                     fx += weights[k] * fields[k, i, 0]
                     fy += weights[k] * fields[k, i, 1]
                     fz += weights[k] * fields[k, i, 2]
                 # the later passes have the right |s₀ + s₁| and, with damping, the right direction
                 for _ in range(3):
-                    mx, my, mz = midpoint_map(sx, sy, sz, mx, my, mz, fx, fy, fz, alpha, gh, True)
+                    mx, my, mz = midpoint_map(sx, sy, sz, mx, my, mz, fx, fy, fz, alpha, damped, gh, True)
             x[i, 0], x[i, 1], x[i, 2] = mx, my, mz
 
 
 @njit(cache=True, parallel=True)
-def _iterate(natoms, s0, x, field, response, species, alpha, gh, result, changes, block):
-    """The new midpoint in the field F(x) − χx; per block, the sum of squared relative changes."""
+def _iterate(natoms, s0, x, field, response, species, noise, alphas, gh, result, changes, block):
+    """The new midpoint in the field F(x) − χx + ξ; per block, the sum of squared relative changes."""
+    damped, noisy = alphas.shape[0] > 0, noise.shape[0] > 0
     for b in prange(changes.shape[0]):
         total = 0.0
         for i in range(b * block, min((b + 1) * block, natoms)):
@@ -77,8 +83,11 @@ def _iterate(natoms, s0, x, field, response, species, alpha, gh, result, changes
             sx, sy, sz = s0[i, 0], s0[i, 1], s0[i, 2]
             mx, my, mz = x[i, 0], x[i, 1], x[i, 2]
             fx, fy, fz = field[i, 0] - chi * mx, field[i, 1] - chi * my, field[i, 2] - chi * mz
-            gx, gy, gz = midpoint_map(sx, sy, sz, mx, my, mz, fx, fy, fz, alpha, gh, True)
-            gx, gy, gz = midpoint_map(sx, sy, sz, gx, gy, gz, fx, fy, fz, alpha, gh, True)
+            if noisy:
+                fx, fy, fz = fx + noise[i, 0], fy + noise[i, 1], fz + noise[i, 2]
+            alpha = alphas[i] if damped else 0.0
+            gx, gy, gz = midpoint_map(sx, sy, sz, mx, my, mz, fx, fy, fz, alpha, damped, gh, True)
+            gx, gy, gz = midpoint_map(sx, sy, sz, gx, gy, gz, fx, fy, fz, alpha, damped, gh, True)
             result[i, 0], result[i, 1], result[i, 2] = gx, gy, gz
             dx, dy, dz = gx - mx, gy - my, gz - mz
             total += (dx * dx + dy * dy + dz * dz) / (mx * mx + my * my + mz * mz + TINY)
@@ -184,33 +193,26 @@ def coefficients(gram: np.ndarray) -> np.ndarray:
     return (vectors[:, keep] @ ((vectors[:, keep].T @ (gram[n, :n] / scale)) / values[keep])) / scale
 
 
-class LiveMidpoint:
+class LiveMidpoint(SpinFlow):
     """S by the spherical midpoint, for potentials without frozen couplings.
 
-    damping    Gilbert's α;  g_factor g
+    damping, g_factor, bath  see ``SpinFlow``
     tolerance  estimated root mean square of the relative error of the midpoints
     iterations at most; more is "not converged", which the run reports
-    evaluations, solves  counters since the object was made
     """
-
-    letter = "S"
-    moves = "spins"
 
     def __init__(
         self, damping: float = 0.0, g_factor: float = 2.0, tolerance: float = 3.0e-10, iterations: int = 60,
-        acceleration: bool = True,
+        acceleration: bool = True, bath: SpinBath | None = None,
     ):  # fmt: skip
-        self.damping = float(damping)
-        self.g_factor = float(g_factor)
+        super().__init__(damping, g_factor, bath)
         self.tolerance = float(tolerance)
         self.iterations = int(iterations)
         self.acceleration = acceleration
-        self.evaluations = 0
-        self.solves = 0
 
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """For each of the ``turns`` in a step: fields of past solutions (N, 3) eV/µB, their normal equations, and what was
-        learned about convergence; and the heat that damping takes."""
+        learned about convergence; and what the bath keeps."""
         nspecies = len(state.symbols)
         for turn in range(turns):
             for slot in range(HISTORY):
@@ -219,7 +221,7 @@ class LiveMidpoint:
             aux.globals[f"live_equations_{turn}"] = np.zeros((HISTORY + 1, HISTORY + 1))
             aux.globals[f"live_rate_{turn}"] = np.full(1, 0.5)
         aux.globals["live_response"] = np.zeros((nspecies, 2))  # weighted sum of χ, sum of weights
-        aux.globals.setdefault("spin_heat", np.zeros(1))
+        super().init(state, aux, seed, turns)
         self.allocate(state)
 
     def allocate(self, state: State) -> None:
@@ -247,7 +249,7 @@ class LiveMidpoint:
     def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """Turn the spins for ``h`` ps in the field of all terms at the present positions."""
         n = state.natoms
-        gh = self.g_factor / HBAR * h
+        gh, alphas, noise = self.start(state, aux, h, turn)
         slots = [aux.per_atom[f"live_field_{turn}_{slot}"] for slot in range(HISTORY)]
         history = aux.globals[f"live_history_{turn}"]
         equations, rates = aux.globals[f"live_equations_{turn}"], aux.globals[f"live_rate_{turn}"]
@@ -258,7 +260,7 @@ class LiveMidpoint:
         magnetic = max(np.count_nonzero(state.moments > 0.0), 1)
         species = state.species
         buffers, x = self._iterates, self._iterates[0]
-        _start(n, state.spins, self._past, weights, known, self.damping, gh, self._s0, x, BLOCK)
+        _start(n, state.spins, self._past, weights, known, noise, alphas, gh, self._s0, x, BLOCK)
         old_x = old_g = old_field = None
         status, change, rate, measured = OK, 1.0, float(rates[0]), False
         for iteration in range(self.iterations):
@@ -269,7 +271,7 @@ class LiveMidpoint:
                 self._learn(aux, x, old_x, field, old_field, species)
             response = self._response(aux)
             g = next(b for b in buffers if b is not x and b is not old_x and b is not old_g)
-            _iterate(n, self._s0, x, field, response, species, self.damping, gh, g, self._changes, BLOCK)
+            _iterate(n, self._s0, x, field, response, species, noise, alphas, gh, g, self._changes, BLOCK)
             last, change = change, math.sqrt(self._changes.sum() / magnetic)
             if iteration > 0 and last > SMALL_CHANGE:
                 rate = min(change / last, 0.5)
@@ -291,7 +293,7 @@ class LiveMidpoint:
         work = float(self._sums[:, 0].sum())
         if work != work:
             status = Status(Code.DIVERGED, message="a spin or its field is not a number")
-        if self.damping != 0.0:
+        if self.bath.damped:
             aux.globals["spin_heat"][0] += work
         if known == HISTORY:
             _normal_equations(n, self._past, field, g, DIFFERENCES, self._equations, BLOCK)

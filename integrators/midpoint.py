@@ -18,9 +18,9 @@ tolerance. With damping F becomes (F + α u × F)/(1 + α²).
 
 Solution: fixed-point iteration of the midpoints. Given the field, each spin's equation is solved exactly in |S|
 (Cayley rotation, ``spin_laws.midpoint_map``); the field comes from the frozen couplings, one pass per iteration. The
-start extrapolates the fields of the last steps, and Anderson acceleration of depth one (Walker and Ni, SIAM J. Numer.
-Anal. 49, 1715 (2011)) combines the last two iterates where it converges slowly. The iteration ends when the root mean
-square change of the midpoints (relative to |S|), times the rate at which the changes fall, is no more than
+start extrapolates the fields of the last steps (without noise), and Anderson acceleration of depth one (Walker and Ni,
+SIAM J. Numer. Anal. 49, 1715 (2011)) combines the last two iterates where it converges slowly. The iteration ends when the
+root mean square change of the midpoints (relative to |S|), times the rate at which the changes fall, is no more than
 ``tolerance``: an estimate of the error that is left, which does not depend on the number of atoms. Ending too early
 shows as a drift of the energy: an error of 2e-9 costs 5e-5 meV/atom/ps near the ferromagnet of iron at 1 fs, the
 default of 3e-10 nothing that can be measured.
@@ -32,7 +32,9 @@ import numpy as np
 from numba import njit, prange
 
 from spinmd.backend import BLOCK, aligned_zeros, block_count
+from spinmd.integrators.baths import SpinBath
 from spinmd.integrators.live_midpoint import LiveMidpoint, anderson_sums
+from spinmd.integrators.spin_flow import SpinFlow
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.simd import (
     hsum,
@@ -48,7 +50,6 @@ from spinmd.simd import (
 )
 from spinmd.spin_laws import TINY, midpoint_map, mirror
 from spinmd.state import State
-from spinmd.units import HBAR
 
 SLOW = 0.1  # rate of convergence from which on Anderson acceleration is worth its cost
 HISTORY = 4  # fields of past steps that the start extrapolates
@@ -68,18 +69,23 @@ def _extrapolated(f1, f2, f3, f4, weights):
 
 
 @njit(cache=True)
-def _first_midpoint(x, y, z, field, known, gh, spherical):
-    """The midpoint in the extrapolated field; w₀ itself without history. The second pass has the right |w₀ + w₁|."""
+def _first_midpoint(x, y, z, fx, fy, fz, known, alpha, damped, gh, spherical):
+    """The midpoint in the extrapolated field; w₀ itself without history. The second pass has the right |w₀ + w₁| and, with
+    damping, the right direction."""
     mx, my, mz = x, y, z
-    if known > 0:
-        mx, my, mz = midpoint_map(x, y, z, mx, my, mz, field[0], field[1], field[2], 0.0, gh, spherical)
-        mx, my, mz = midpoint_map(x, y, z, mx, my, mz, field[0], field[1], field[2], 0.0, gh, spherical)
+    if known:
+        mx, my, mz = midpoint_map(x, y, z, mx, my, mz, fx, fy, fz, alpha, damped, gh, spherical)
+        mx, my, mz = midpoint_map(x, y, z, mx, my, mz, fx, fy, fz, alpha, damped, gh, spherical)
     return mx, my, mz
 
 
 @njit(cache=True, parallel=True)
-def _start(natoms, spins, inverse_moments, f1, f2, f3, f4, weights, known, gh, spherical, w0, middle, block):
-    """w₀ = S/m and a first midpoint; f1 ... f4 are the fields that turned the spins in the last steps (damping included)."""
+def _start(
+    natoms, spins, inverse_moments, f1, f2, f3, f4, weights, known, noise, alphas, gh, spherical, w0, middle, block
+):
+    """w₀ = S/m and a first midpoint; f1 ... f4 are the fields F of the last steps, normal to the spins and without noise."""
+    damped, noisy = alphas.shape[0] > 0, noise.shape[0] > 0
+    guess = known > 0 or noisy
     for b in prange((natoms + block - 1) // block):
         first, last = b * block, min((b + 1) * block, natoms)
         whole = first + (last - first) // 8 * 8
@@ -87,27 +93,45 @@ def _start(natoms, spins, inverse_moments, f1, f2, f3, f4, weights, known, gh, s
             s = load(inverse_moments, i)
             x, y, z = load_rows3(spins, i)
             x, y, z = x * s, y * s, z * s
-            field = _extrapolated(load_rows3(f1, i), load_rows3(f2, i), load_rows3(f3, i), load_rows3(f4, i), weights)
             store_rows4(w0, i, x, y, z, splat(0.0))
-            mx, my, mz = _first_midpoint(x, y, z, field, known, gh, spherical)
+            fx, fy, fz = splat(0.0), splat(0.0), splat(0.0)
+            if known > 0:
+                fx, fy, fz = _extrapolated(
+                    load_rows3(f1, i), load_rows3(f2, i), load_rows3(f3, i), load_rows3(f4, i), weights
+                )
+            if noisy:
+                nx, ny, nz = load_rows3(noise, i)
+                fx, fy, fz = fx + nx, fy + ny, fz + nz
+            alpha = splat(0.0)
+            if damped:
+                alpha = load(alphas, i)
+            mx, my, mz = _first_midpoint(x, y, z, fx, fy, fz, guess, alpha, damped, gh, spherical)
             store_rows4(middle, i, mx, my, mz, splat(0.0))
         for i in range(whole, last):
             s = inverse_moments[i]
             x, y, z = spins[i, 0] * s, spins[i, 1] * s, spins[i, 2] * s
-            field = _extrapolated(f1[i], f2[i], f3[i], f4[i], weights)
             w0[i, 0], w0[i, 1], w0[i, 2] = x, y, z
-            middle[i, 0], middle[i, 1], middle[i, 2] = _first_midpoint(x, y, z, field, known, gh, spherical)
+            fx, fy, fz = 0.0, 0.0, 0.0
+            if known > 0:
+                fx, fy, fz = _extrapolated(f1[i], f2[i], f3[i], f4[i], weights)
+            if noisy:
+                fx, fy, fz = fx + noise[i, 0], fy + noise[i, 1], fz + noise[i, 2]
+            alpha = alphas[i] if damped else 0.0
+            middle[i, 0], middle[i, 1], middle[i, 2] = _first_midpoint(
+                x, y, z, fx, fy, fz, guess, alpha, damped, gh, spherical
+            )
 
 
 @njit(cache=True, parallel=True)
 def _iterate(
-    natoms, w0, middle, result, start, count, atoms, coupling, external, inverse_moments, alpha, gh, spherical,
+    natoms, w0, middle, result, start, count, atoms, coupling, external, inverse_moments, alphas, gh, spherical,
     changes, block,
 ):  # fmt: skip
     """One evaluation of the map: the field at ``middle``, the new midpoint to ``result``; per block, the sum of squared relative
     changes of the midpoints."""
     extra = external.shape[0] > 0
     coupled = coupling.shape[0] > 0
+    damped = alphas.shape[0] > 0
     for b in prange(changes.shape[0]):
         first, last = b * block, min((b + 1) * block, natoms)
         whole = first + (last - first) // 8 * 8
@@ -123,7 +147,10 @@ def _iterate(
             hx, hy, hz = hx * s, hy * s, hz * s
             wx, wy, wz, _ = load_rows4(w0, i)
             mx, my, mz, _ = load_rows4(middle, i)
-            x, y, z = midpoint_map(wx, wy, wz, mx, my, mz, hx, hy, hz, alpha, gh, spherical)
+            alpha = splat(0.0)
+            if damped:
+                alpha = load(alphas, i)
+            x, y, z = midpoint_map(wx, wy, wz, mx, my, mz, hx, hy, hz, alpha, damped, gh, spherical)
             store_rows4(result, i, x, y, z, splat(0.0))
             dx, dy, dz = x - mx, y - my, z - mz
             total = total + (dx * dx + dy * dy + dz * dz) / (mx * mx + my * my + mz * mz + TINY)
@@ -137,7 +164,8 @@ def _iterate(
             s = inverse_moments[i]
             hx, hy, hz = hx * s, hy * s, hz * s
             mx, my, mz = middle[i, 0], middle[i, 1], middle[i, 2]
-            x, y, z = midpoint_map(w0[i, 0], w0[i, 1], w0[i, 2], mx, my, mz, hx, hy, hz, alpha, gh, spherical)
+            alpha = alphas[i] if damped else 0.0
+            x, y, z = midpoint_map(w0[i, 0], w0[i, 1], w0[i, 2], mx, my, mz, hx, hy, hz, alpha, damped, gh, spherical)
             result[i, 0], result[i, 1], result[i, 2] = x, y, z
             dx, dy, dz = x - mx, y - my, z - mz
             change += (dx * dx + dy * dy + dz * dz) / (mx * mx + my * my + mz * mz + TINY)
@@ -168,16 +196,24 @@ def _turned_by(dx, dy, dz, mx, my, mz, gh):
 
 
 @njit(cache=True)
-def _work(dx, dy, dz, bx, by, bz, mx, my, mz, alpha):
-    """F·(w₁ − w₀) of B = (F + α u × F)/(1 + α²): normal to u, F = B − α u × B, and B·(w₁ − w₀) = 0."""
-    scale = -alpha / root(mx * mx + my * my + mz * mz + TINY)
-    return scale * (dx * (my * bz - mz * by) + dy * (mz * bx - mx * bz) + dz * (mx * by - my * bx))
+def _undamped(bx, by, bz, mx, my, mz, alpha):
+    """F = B − α u × B of B = (F + α u × F)/(1 + α²), both normal to u = m/|m|."""
+    scale = alpha / root(mx * mx + my * my + mz * mz + TINY)
+    return bx - scale * (my * bz - mz * by), by - scale * (mz * bx - mx * bz), bz - scale * (mx * by - my * bx)
+
+
+@njit(cache=True)
+def _normal(x, y, z, mx, my, mz):
+    """The part of (x, y, z) normal to m."""
+    along = (x * mx + y * my + z * mz) / (mx * mx + my * my + mz * mz + TINY)
+    return x - along * mx, y - along * my, z - along * mz
 
 
 @njit(cache=True, parallel=True)
-def _finish(natoms, w0, middle, moments, alpha, gh, spins, field, sums, block):
-    """S₁ = m w₁, w₁ the mirror image of w₀ at the midpoint; the field that turned it to ``field``, for the next start; per
-    block, Σ F·(S₁ − S₀): what damping has taken, eV."""
+def _finish(natoms, w0, middle, moments, noise, alphas, gh, spins, field, sums, block):
+    """S₁ = m w₁, w₁ the mirror image of w₀ at the midpoint; F, without noise, that turned it to ``field`` for the next start; per
+    block, Σ F·(S₁ − S₀), F without noise: what the bath has taken, eV."""
+    damped, noisy = alphas.shape[0] > 0, noise.shape[0] > 0
     for b in prange(sums.shape[0]):
         first, last = b * block, min((b + 1) * block, natoms)
         whole = first + (last - first) // 8 * 8
@@ -187,10 +223,16 @@ def _finish(natoms, w0, middle, moments, alpha, gh, spins, field, sums, block):
             mx, my, mz, _ = load_rows4(middle, i)
             x, y, z = mirror(wx, wy, wz, mx, my, mz)
             dx, dy, dz = x - wx, y - wy, z - wz
-            bx, by, bz = _turned_by(dx, dy, dz, mx, my, mz, gh)
-            store_rows3(field, i, bx, by, bz)
+            fx, fy, fz = _turned_by(dx, dy, dz, mx, my, mz, gh)
             m = load(moments, i)
-            total = total + m * _work(dx, dy, dz, bx, by, bz, mx, my, mz, alpha)
+            if damped:
+                fx, fy, fz = _undamped(fx, fy, fz, mx, my, mz, load(alphas, i))
+            if noisy:
+                nx, ny, nz = load_rows3(noise, i)
+                nx, ny, nz = _normal(nx, ny, nz, mx, my, mz)
+                fx, fy, fz = fx - nx, fy - ny, fz - nz
+            store_rows3(field, i, fx, fy, fz)
+            total = total + m * (fx * dx + fy * dy + fz * dz)
             store_rows3(spins, i, x * m, y * m, z * m)
         work = hsum(total)
         for i in range(whole, last):
@@ -198,50 +240,49 @@ def _finish(natoms, w0, middle, moments, alpha, gh, spins, field, sums, block):
             mx, my, mz = middle[i, 0], middle[i, 1], middle[i, 2]
             x, y, z = mirror(wx, wy, wz, mx, my, mz)
             dx, dy, dz = x - wx, y - wy, z - wz
-            bx, by, bz = _turned_by(dx, dy, dz, mx, my, mz, gh)
-            field[i, 0], field[i, 1], field[i, 2] = bx, by, bz
+            fx, fy, fz = _turned_by(dx, dy, dz, mx, my, mz, gh)
             m = moments[i]
-            work += m * _work(dx, dy, dz, bx, by, bz, mx, my, mz, alpha)
+            if damped:
+                fx, fy, fz = _undamped(fx, fy, fz, mx, my, mz, alphas[i])
+            if noisy:
+                nx, ny, nz = _normal(noise[i, 0], noise[i, 1], noise[i, 2], mx, my, mz)
+                fx, fy, fz = fx - nx, fy - ny, fz - nz
+            field[i, 0], field[i, 1], field[i, 2] = fx, fy, fz
+            work += m * (fx * dx + fy * dy + fz * dz)
             spins[i, 0], spins[i, 1], spins[i, 2] = x * m, y * m, z * m
         sums[b, 0] = work
 
 
-class Midpoint:
+class Midpoint(SpinFlow):
     """S by an implicit midpoint.
 
     spherical  the symplectic form; otherwise the energy-conserving one, except where a term has no frozen couplings
-    damping    Gilbert's α;  g_factor g
+    damping, g_factor, bath  see ``SpinFlow``
     tolerance  estimated root mean square of the relative error of the midpoints
     iterations at most; more is "not converged", which the run reports
     """
 
-    letter = "S"
-    moves = "spins"
-
     def __init__(
         self, damping: float = 0.0, g_factor: float = 2.0, tolerance: float = 3.0e-10, iterations: int = 60,
-        acceleration: bool = True, spherical: bool = False,
+        acceleration: bool = True, spherical: bool = False, bath: SpinBath | None = None,
     ):  # fmt: skip
-        self.damping = float(damping)
-        self.g_factor = float(g_factor)
+        super().__init__(damping, g_factor, bath)
         self.tolerance = float(tolerance)
         self.iterations = int(iterations)
         self.acceleration = acceleration
         self.spherical = spherical
-        self.evaluations = 0
-        self.solves = 0
         self._live: LiveMidpoint | None = None
-        self._turns = 1
+        self._turns, self._seed = 1, 0
 
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """Histories of fields for the extrapolated start, one for each of the ``turns`` in a step (these are equally spaced in
-        time, with couplings that change smoothly), and the heat that damping takes."""
+        time, with couplings that change smoothly), and what the bath keeps."""
         for turn in range(turns):
             for slot in range(HISTORY):
                 aux.per_atom[f"midpoint_field_{turn}_{slot}"] = np.zeros((state.natoms, 3))
             aux.globals[f"midpoint_history_{turn}"] = np.zeros(2, dtype=np.int64)  # newest, known
-        aux.globals.setdefault("spin_heat", np.zeros(1))
-        self._turns = turns
+        super().init(state, aux, seed, turns)
+        self._turns, self._seed = turns, seed
         self._allocate(state.natoms)
 
     def _allocate(self, n: int) -> None:
@@ -249,7 +290,7 @@ class Midpoint:
         # iterates of the midpoint and values of the map, in turn
         self._buffers = [aligned_zeros((n, 4)) for _ in range(5)]
         self._end = aligned_zeros((n, 4))
-        self._external, self._at_start, self._nonlinear = (np.zeros((n, 3)) for _ in range(3))
+        self._external, self._constant, self._at_start, self._nonlinear = (np.zeros((n, 3)) for _ in range(4))
         self._changes = np.zeros(block_count(n))
         self._sums = np.zeros((block_count(n), 2))
         self._inverse = np.zeros(n)
@@ -261,7 +302,7 @@ class Midpoint:
         n = state.natoms
         couplings = model.couplings()
         spherical = self.spherical
-        gh = self.g_factor / HBAR * h
+        gh, alphas, noise = self.start(state, aux, h, turn)
         self._inverse[:] = 0.0
         magnetic = state.moments > 0.0
         np.divide(1.0, state.moments, out=self._inverse, where=magnetic)
@@ -271,19 +312,27 @@ class Midpoint:
         newest, known = int(history[0]), int(history[1])
         past = [slots[(newest - k) % HISTORY] for k in range(HISTORY)]
         weights = EXTRAPOLATION[max(known - 1, 0)]
-        arguments = (weights, known, gh, spherical, self._w0, self._buffers[0], BLOCK)
+        arguments = (weights, known, noise, alphas, gh, spherical, self._w0, self._buffers[0], BLOCK)
         _start(n, state.spins, self._inverse, *past, *arguments)
         newest = (newest + 1) % HISTORY
-        simple = couplings.only_leading and couplings.constant is None
-        external = self._external[:0] if simple else self._external
+        simple = couplings.only_leading and (couplings.constant is None or len(noise) > 0)
+        external = self._external
+        if len(noise):
+            np.multiply(noise, state.moments[:, None], out=self._constant)
+            if couplings.constant is not None:
+                self._constant += couplings.constant
+            if simple:
+                external = self._constant
+        elif simple:
+            external = self._external[:0]
         buffers, x, old_x, old_g = self._buffers, self._buffers[0], None, None
         status, change, rate = OK, 1.0, 0.5
         for iteration in range(self.iterations):
             g = next(b for b in buffers if b is not x and b is not old_x and b is not old_g)
             if not simple:
-                self._collect(couplings, x, spherical, iteration == 0)
+                self._collect(couplings, self._constant if len(noise) else couplings.constant, x, iteration == 0)
             _iterate(
-                n, self._w0, x, g, *couplings.leading(), external, self._inverse, self.damping, gh, spherical,
+                n, self._w0, x, g, *couplings.leading(), external, self._inverse, alphas, gh, spherical,
                 self._changes, BLOCK
             )  # fmt: skip
             self.evaluations += 1
@@ -303,11 +352,11 @@ class Midpoint:
                 x, old_x, old_g = g, x, g
         else:
             status = Status(Code.NOT_CONVERGED, message=f"spin midpoint not solved after {self.iterations} iterations")
-        _finish(n, self._w0, g, state.moments, self.damping, gh, state.spins, slots[newest], self._sums, BLOCK)
+        _finish(n, self._w0, g, state.moments, noise, alphas, gh, state.spins, slots[newest], self._sums, BLOCK)
         work = float(self._sums[:, 0].sum())
         if work != work:
             status = Status(Code.DIVERGED, message="a spin or its field is not a number")
-        if self.damping != 0.0:
+        if self.bath.damped:
             aux.globals["spin_heat"][0] += work
         history[0], history[1] = newest, min(known + 1, HISTORY)
         self.solves += 1
@@ -317,26 +366,26 @@ class Midpoint:
     def _flow_live(self, state: State, aux: Aux, model, h: float, turn: int) -> Status:
         """A term without frozen couplings: the solver for live potentials takes over, with this one's settings."""
         if self._live is None:
-            self._live = LiveMidpoint(self.damping, self.g_factor, self.tolerance, self.iterations, self.acceleration)
+            self._live = LiveMidpoint(
+                tolerance=self.tolerance, iterations=self.iterations, acceleration=self.acceleration, bath=self.bath
+            )
             self._live.allocate(state)
         if f"live_history_{turn}" not in aux.globals:
-            self._live.init(state, aux, 0, self._turns)
+            self._live.init(state, aux, self._seed, self._turns)
         before = self._live.evaluations
         status = self._live.flow(state, aux, model, h, turn)
         self.evaluations += self._live.evaluations - before
         self.solves += 1
         return status
 
-    def _collect(self, couplings, w: np.ndarray, spherical: bool, first: bool) -> None:
-        """H (eV) of everything that the iteration itself does not read: constant fields, further terms."""
+    def _collect(self, couplings, constant: np.ndarray | None, w: np.ndarray, first: bool) -> None:
+        """H (eV) of everything that the iteration itself does not read: constant fields and noise, further terms."""
         external = self._external
-        external[:] = 0.0
-        if couplings.constant is not None:
-            external += couplings.constant
+        external[:] = 0.0 if constant is None else constant
         couplings.add_linear_rest(w, external)
         if not couplings.nonlinear:
             return
-        if spherical:
+        if self.spherical:
             couplings.add_nonlinear(w, external)
             return
         if first:

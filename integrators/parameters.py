@@ -5,40 +5,66 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from spinmd.integrators.temperatures import BathNumber, BathRate, BathTemperature
 from spinmd.parameters import Parameters, Time
 
 
-def _only_nve(value: Any) -> Any:
-    if value in ("nvt", "npt", "langevin", "tspin-nve", "monte-carlo"):
-        raise PydanticCustomError("ensemble", 'this version runs at constant energy only; write ensemble = "nve"')
+def _ensemble(value: Any) -> Any:
+    if value in ("npt", "tspin-nve", "monte-carlo"):
+        raise PydanticCustomError("ensemble", 'this version has no such ensemble; write "nve", "langevin" or "nvt"')
     return value
 
 
 class IntegratorParameters(Parameters):
     """How the state moves in time."""
 
-    ensemble: Annotated[Literal["nve"], BeforeValidator(_only_nve)] = Field(
-        "nve", description="nve: constant energy, apart from Gilbert damping"
+    ensemble: Annotated[Literal["nve", "langevin", "nvt"], BeforeValidator(_ensemble)] = Field(
+        "nve",
+        description="nve: constant energy, apart from Gilbert damping at zero temperature; langevin: stochastic baths, "
+        "spin_damping for the spins and lattice_friction for the lattice; nvt: a thermostat for the lattice, and noise for the "
+        "spins where spin_damping is given; see docs/baths.md",
     )
     timestep: Time = Field(description="length of a step; a plain number is in ps", gt=0.0)
     lattice: Literal["moving", "frozen"] = Field("moving", description="whether atoms move")
     spins: Literal["moving", "frozen"] = Field("moving", description="whether spins move")
-    spin_solver: Literal["midpoint", "spherical-midpoint", "suzuki-trotter", "depondt-mertens", "heun"] = Field(
+    temperature: BathTemperature | None = Field(
+        None,
+        description='of all baths: 300, "300 K", a ramp such as { start = 10, end = 900 } (over the stage, or time = "5 ps"), or '
+        "one of these for each element or group, { Fe = 300, Ni = 10 }",
+    )
+    lattice_temperature: BathTemperature | None = Field(None, description="of the lattice's bath only")
+    spin_temperature: BathTemperature | None = Field(None, description="of the spins' bath only")
+    lattice_friction: BathRate = Field(
+        0.0, description="langevin: γ of the lattice's bath, a number or one for each element or group; 0 means no bath"
+    )
+    thermostat: Literal["velocity-rescaling", "nose-hoover"] = Field(
+        "velocity-rescaling",
+        description="nvt: what holds the lattice's temperature; stochastic velocity rescaling, or a chain of three Nosé-Hoover "
+        "thermostats",
+    )
+    thermostat_time: Time = Field(0.1, gt=0.0, description="nvt: time in which the kinetic energy relaxes")
+    spin_solver: Literal[
+        "midpoint", "spherical-midpoint", "suzuki-trotter", "depondt-mertens", "semi-implicit", "heun", "runge-kutta"
+    ] = Field(
         "midpoint",
         description="midpoint: implicit, parallel, conserves the energy of frozen couplings exactly (potentials without "
         "frozen couplings get spherical-midpoint), about 3 evaluations of the field a solve; spherical-midpoint: implicit, "
         "parallel, symplectic, any potential, as many; suzuki-trotter: sequential sweep, serial, potentials with frozen "
-        "couplings only, 2 sweeps; depondt-mertens, heun: explicit, parallel, any potential, 2 evaluations, the energy "
-        "drifts; see docs/spin_solvers.md",
+        "couplings only, 2 sweeps; depondt-mertens, semi-implicit, heun: explicit, parallel, any potential, 2 evaluations, "
+        "the energy drifts; runge-kutta: the same of fourth order with 4; see docs/spin_solvers.md",
     )
-    spin_damping: float = Field(0.0, ge=0.0, description="Gilbert's α, no unit; takes energy out of the spins")
+    spin_damping: BathNumber = Field(
+        0.0,
+        description="Gilbert's α, no unit, a number or one for each element or group; takes energy out of the spins, and gives "
+        "noise back at a temperature",
+    )
     g_factor: float = Field(2.0, gt=0.0, description="g of dS/dt = −(g/ħ) S × F")
     tolerance: float | None = Field(
         None,
         gt=0.0,
         le=1.0e-2,
         description="midpoint solvers: estimated root mean square error of the solution, relative to |S|; by default "
-        "3e-10, and 1e-8 with potentials that have no frozen couplings",
+        "3e-10, 1e-8 with potentials that have no frozen couplings, 1e-6 with noise",
     )
     max_iterations: int = Field(
         60, ge=1, description="midpoint solvers: more iterations than this are reported as not converged"
@@ -46,5 +72,5 @@ class IntegratorParameters(Parameters):
     splitting: str | None = Field(
         None,
         description='order of the elementary flows, for example "V S R S V" (the default; "V R S R V" for potentials '
-        'without frozen couplings) or "R V S V R"; a palindrome',
+        'without frozen couplings) or "R V S V R", with O for a bath of the lattice, "V S R O R S V"; a palindrome',
     )

@@ -14,11 +14,11 @@ import numpy as np
 from numba import njit
 
 from spinmd.couplings import entries_of
+from spinmd.integrators.spin_flow import SpinFlow
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.simd import weighted_rows4
 from spinmd.spin_laws import cubic_field, midpoint_map, mirror, quadratic_field, rotate
 from spinmd.state import State
-from spinmd.units import HBAR
 
 LOCAL_ITERATIONS = 60
 LOCAL_TOLERANCE = 1.0e-30  # squared change of the one-spin midpoint
@@ -40,7 +40,7 @@ def _local_solution(wx, wy, wz, bx, by, bz, matrix, constants, axes, inverse_mom
             hy += axes[0, 1] * cu + axes[1, 1] * cv + axes[2, 1] * ct
             hz += axes[0, 2] * cu + axes[1, 2] * cv + axes[2, 2] * ct
         fx, fy, fz = (bx + hx) * inverse_moment, (by + hy) * inverse_moment, (bz + hz) * inverse_moment
-        px, py, pz = midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh, True)
+        px, py, pz = midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, alpha > 0.0, gh, True)
         change = (px - mx) ** 2 + (py - my) ** 2 + (pz - mz) ** 2
         mx, my, mz = px, py, pz
         if change <= LOCAL_TOLERANCE * (wx * wx + wy * wy + wz * wz):
@@ -52,15 +52,18 @@ def _local_solution(wx, wy, wz, bx, by, bz, matrix, constants, axes, inverse_mom
 @njit(cache=True)
 def _sweep(
     backwards, w, moments, constant, iso_start, iso_count, iso_atoms, iso, tensor_start, tensor_count, tensor_atoms, tensor,
-    bi_start, bi_count, bi_atoms, biquadratic, quadratic, cubic, axes, alpha, gh,
+    bi_start, bi_count, bi_atoms, biquadratic, quadratic, cubic, axes, noise, alphas, gh,
 ):  # fmt: skip
-    """Turn every spin for gh = (g/ħ) h, in order or backwards. Empty arrays stand for absent terms. Returns Σ F·ΔS, eV."""
+    """Turn every spin for gh = (g/ħ) h, in order or backwards. Empty arrays stand for absent terms. Returns Σ F·ΔS, eV, F
+    without noise."""
     natoms = moments.shape[0]
     work = 0.0
     has_quadratic = quadratic.shape[0] > 0
     has_cubic = cubic.shape[0] > 0
     has_biquadratic = bi_atoms.shape[0] > 0
     has_tensor = tensor_atoms.shape[0] > 0
+    noisy = noise.shape[0] > 0
+    damped = alphas.shape[0] > 0
     on_site = has_quadratic or has_cubic or has_biquadratic
     matrix = np.zeros((3, 3))
     constants = np.zeros(2)
@@ -69,6 +72,7 @@ def _sweep(
         moment = moments[i]
         if moment == 0.0 or (w[i, 0] == 0.0 and w[i, 1] == 0.0 and w[i, 2] == 0.0):
             continue
+        alpha = alphas[i] if damped else 0.0
         wx, wy, wz = w[i, 0], w[i, 1], w[i, 2]
         bx, by, bz, _ = weighted_rows4(w, iso_atoms, iso, iso_start[i], iso_start[i] + iso_count[i])
         if constant.shape[0] > 0:
@@ -92,11 +96,15 @@ def _sweep(
                             matrix[a, c] += biquadratic[k] * w[j, a] * w[j, c]
             if has_cubic:
                 constants[0], constants[1] = cubic[i, 0], cubic[i, 1]
+        nx, ny, nz = 0.0, 0.0, 0.0
+        if noisy:
+            nx, ny, nz = noise[i, 0], noise[i, 1], noise[i, 2]
+            bx, by, bz = bx + moment * nx, by + moment * ny, bz + moment * nz
         if on_site or alpha != 0.0:
             x, y, z, fx, fy, fz = _local_solution(
                 wx, wy, wz, bx, by, bz, matrix, constants, axes, 1.0 / moment, alpha, gh
             )
-            work += moment * (fx * (x - wx) + fy * (y - wy) + fz * (z - wz))
+            work += moment * ((fx - nx) * (x - wx) + (fy - ny) * (y - wy) + (fz - nz) * (z - wz))
         else:
             x, y, z = rotate(wx, wy, wz, bx, by, bz, gh / moment)
         w[i, 0], w[i, 1], w[i, 2] = x, y, z
@@ -125,26 +133,21 @@ def _joined(natoms: int, terms: list, name: str):
     return start[:-1], count.astype(np.int32), atoms, values
 
 
-class SuzukiTrotter:
-    """S by the sequential sweep; ``damping`` Gilbert's α, ``g_factor`` g. Needs frozen couplings of every magnetic term."""
+class SuzukiTrotter(SpinFlow):
+    """S by the sequential sweep. Needs frozen couplings of every magnetic term. Arguments: see ``SpinFlow``.
 
-    letter = "S"
-    moves = "spins"
-
-    def __init__(self, damping: float = 0.0, g_factor: float = 2.0):
-        self.damping = float(damping)
-        self.g_factor = float(g_factor)
-        self.evaluations = 0
-        self.solves = 0
+    The noise of a solve is the same in both directions of the sweep.
+    """
 
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
-        """The heat that damping takes; the sweep keeps nothing else."""
-        aux.globals.setdefault("spin_heat", np.zeros(1))
+        """What the bath keeps; the sweep keeps nothing else."""
+        super().init(state, aux, seed, turns)
         self._w = np.zeros((state.natoms, 4))
 
     def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """Turn the spins for ``h`` ps in the field of the couplings at the present positions."""
         couplings = model.couplings()
+        gh, alphas, noise = self.start(state, aux, h, turn)
         n = state.natoms
         moments = state.moments
         magnetic = moments > 0.0
@@ -161,12 +164,12 @@ class SuzukiTrotter:
             *_joined(n, couplings.isotropic, "isotropic"), *_joined(n, couplings.others, "tensor"),
             *_joined(n, couplings.others, "biquadratic"),
             np.zeros((0, 3, 3)) if couplings.quadratic is None else couplings.quadratic, cubic, axes,
-            self.damping, 0.5 * h * self.g_factor / HBAR,
+            noise, alphas, 0.5 * gh,
         )  # fmt: skip
         work = _sweep(False, *arguments) + _sweep(True, *arguments)
         self.evaluations += 2
         self.solves += 1
-        if self.damping != 0.0:
+        if self.bath.damped:
             aux.globals["spin_heat"][0] += work
         np.multiply(w[:, :3], moments[:, None], out=state.spins)
         model.moved(spins=True)

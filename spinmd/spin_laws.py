@@ -56,19 +56,19 @@ def damped_field(ux, uy, uz, fx, fy, fz, alpha):
 
 
 @njit(cache=True)
-def midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, gh, spherical):
+def midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, damped, gh, spherical):
     """One evaluation of the implicit midpoint map for one spin: the new midpoint from the last one.
 
     spherical  w₁ − w₀ = −(g/ħ) h |w| u × B with u = (w₀ + w₁)/|w₀ + w₁|; the midpoint is |w| u
     otherwise  w₁ − w₀ = −(g/ħ) h m × B with the midpoint m = (w₀ + w₁)/2 of the chord
     where B = (F + α u × F)/(1 + α²). Either is a Cayley rotation, w₁ − w₀ = Ω × (w₀ + w₁), whose solution has
     w₀ + w₁ = 2 [w₀ + Ω × w₀ + Ω (Ω·w₀)]/(1 + Ω²); Ω = (g/ħ) h B |w|/|w₀ + w₁| with |w₀ + w₁| = 2 m·w₀/|w|, or Ω = (g/ħ) h B/2.
-    (wx, wy, wz) = w₀, which may be zero; m the last midpoint, (fx, fy, fz) = F there in eV/µB; gh = (g/ħ) h.
+    (wx, wy, wz) = w₀, which may be zero; ``damped``: False if α is zero everywhere; m the last midpoint, (fx, fy, fz) = F there in eV/µB; gh = (g/ħ) h.
     McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014), eq. 3; d'Aquino, Serpico, Miano, J. Comput. Phys. 209, 730 (2005).
     """
     w2 = wx * wx + wy * wy + wz * wz
     bx, by, bz = fx, fy, fz
-    if alpha != 0.0:
+    if damped:
         inverse = 1.0 / root(mx * mx + my * my + mz * mz + TINY)
         bx, by, bz = damped_field(mx * inverse, my * inverse, mz * inverse, fx, fy, fz, alpha)
     if spherical:
@@ -117,3 +117,30 @@ def turning_field(x, y, z, fx, fy, fz, alpha):
         return fx, fy, fz
     inverse = 1.0 / math.sqrt(x * x + y * y + z * z + TINY)
     return damped_field(x * inverse, y * inverse, z * inverse, fx, fy, fz, alpha)
+
+
+@njit(cache=True)
+def heat_power(x, y, z, fx, fy, fz, nx, ny, nz, alpha):
+    """(α/|S|) (S × F)·(S × (F + ξ)) − F·(S × ξ): (1 + α²) ħ/g times the power −dE/dt that leaves a spin S = (x, y, z), µB, in the
+    field F with noise ξ = (nx, ny, nz), eV/µB. Zero for a vanished spin."""
+    length = math.sqrt(x * x + y * y + z * z)
+    if length == 0.0:
+        return 0.0
+    ax, ay, az = y * fz - z * fy, z * fx - x * fz, x * fy - y * fx
+    bx, by, bz = y * nz - z * ny, z * nx - x * nz, x * ny - y * nx
+    return (alpha / length) * (ax * (ax + bx) + ay * (ay + by) + az * (az + bz)) - (fx * bx + fy * by + fz * bz)
+
+
+@njit(cache=True)
+def scaled_to(x, y, z, sx, sy, sz):
+    """(x, y, z) with the length of s."""
+    n2 = x * x + y * y + z * z
+    scale = math.sqrt((sx * sx + sy * sy + sz * sz) / n2) if n2 > 0.0 else 0.0
+    return x * scale, y * scale, z * scale
+
+
+@njit(cache=True)
+def spin_torque(x, y, z, fx, fy, fz, alpha):
+    """B × S with B = ``turning_field``: dS/dt divided by g/ħ."""
+    bx, by, bz = turning_field(x, y, z, fx, fy, fz, alpha)
+    return by * z - bz * y, bz * x - bx * z, bx * y - by * x

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from spinmd.backend import BLOCK
 from spinmd.couplings import SpinHamiltonian, entries_of
+from spinmd.rng import PROBE_CHANNEL, fill_normals
 from spinmd.state import State
 from spinmd.units import BOLTZMANN
 
@@ -36,11 +38,12 @@ def sampled_curvature(state: State, add_fields: Callable[[np.ndarray], None]) ->
     """Σ_i (|S_i|² tr H_ii − S_i·H_ii·S_i), eV, of terms of which only the fields are known.
 
     Two evaluations of the fields, ``add_fields(array)``: with random v_i across S_i, ⟨v_i v_iᵀ⟩ = |S|² − S Sᵀ and
-    ⟨v_i v_jᵀ⟩ = 0 for i ≠ j, the mean of Σ_ij v_i·H_ij·v_j is the sum (Hutchinson's estimate of a trace). The v are the
-    same in every call, so that a run can be repeated; averages over time and over many atoms are right, one value scatters.
+    ⟨v_i v_jᵀ⟩ = 0 for i ≠ j, the mean of Σ_ij v_i·H_ij·v_j is the sum (Hutchinson's estimate of a trace). The v belong to
+    the step of the run, so that a run can be repeated; averages over time and over many atoms are right, one value scatters.
     """
-    spins, rng = state.spins.copy(), np.random.default_rng(PROBE_SEED)
-    probe = np.cross(spins, rng.normal(size=spins.shape)[np.argsort(np.argsort(state.ids))])
+    spins, normals = state.spins.copy(), np.empty_like(state.spins)
+    fill_normals(state.natoms, state.ids, PROBE_SEED, PROBE_CHANNEL, state.clock.step, normals, BLOCK)
+    probe = np.cross(spins, normals)
     sums = []
     for sign in (1.0, -1.0):
         state.spins[:] = spins + sign * PROBE_STEP * probe

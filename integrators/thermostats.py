@@ -1,0 +1,150 @@
+"""Thermostats that act on the kinetic energy of the whole lattice (O): Nosé-Hoover chain and stochastic velocity rescaling.
+
+Both multiply all velocities by one number, so that the total momentum stays what it is: n_f = 3N − 3 degrees of freedom. K in eV,
+times in ps, T in K.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from spinmd.backend import BLOCK
+from spinmd.errors import InputError
+from spinmd.integrators.baths import Ramp
+from spinmd.protocols import OK, Aux, Status
+from spinmd.rng import GLOBAL_CHANNEL
+from spinmd.state import State
+from spinmd.units import BOLTZMANN
+
+CHAIN = 3  # thermostats in a Nosé-Hoover chain
+OUTER = 1.0 / (2.0 - 2.0 ** (1.0 / 3.0))
+WEIGHTS = (OUTER, 1.0 - 2.0 * OUTER, OUTER)  # of Suzuki and Yoshida, fourth order
+
+
+@njit(cache=True, parallel=True)
+def _rescale(natoms, velocities, factor, block):
+    """v ← factor v."""
+    for b in prange((natoms + block - 1) // block):
+        for i in range(b * block, min((b + 1) * block, natoms)):
+            for k in range(3):
+                velocities[i, k] *= factor
+
+
+class Thermostat:
+    """Base: ``temperature`` K or a Ramp, ``time`` ps in which the kinetic energy relaxes."""
+
+    letter = "O"
+    moves = "lattice"
+
+    def __init__(self, temperature: float | Ramp, time: float):
+        self.ramp = temperature if isinstance(temperature, Ramp) else Ramp.constant(temperature)
+        self.time = float(time)
+        if not self.time > 0.0:
+            raise InputError(f"must be positive, got {time} ps", "integrator.thermostat_time")
+        if not max(kelvin for _, kelvin in self.ramp.points) > 0.0:
+            raise InputError(
+                "a thermostat of the kinetic energy needs a temperature above zero", "integrator.temperature"
+            )
+
+    def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
+        """Start of the stage, and the heat that the thermostat takes."""
+        aux.globals["lattice_bath_start"] = np.array([state.clock.time])
+        aux.globals.setdefault("lattice_heat", np.zeros(1))
+
+    def thermal(self, state: State, aux: Aux) -> float:
+        """k_B T now, eV."""
+        return BOLTZMANN * self.ramp.at(state.clock.time - float(aux.globals["lattice_bath_start"][0]))
+
+
+class VelocityRescaling(Thermostat):
+    """Stochastic velocity rescaling: K follows its canonical distribution, by the exact solution of
+
+        dK = (K̄ − K) dt/τ + 2 √(K K̄/n_f) dW/√τ,    K̄ = n_f k_B T/2
+
+    K(h) = (√(c K) + g √s)² + s χ², s = (K̄/n_f)(1 − c), c = exp(−h/τ), g Gaussian, χ² the sum of n_f − 1 squared
+    Gaussians: Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101 (2007), eq. A7. Their conserved quantity, K + E plus the heat
+    that the thermostat takes, is the account that every run keeps.
+    """
+
+    def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
+        """The seed, the start of the stage and the heat."""
+        super().init(state, aux, seed, turns)
+        aux.globals["lattice_noise"] = np.array([seed], np.int64)
+
+    def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
+        """Rescale for ``h`` ps."""
+        kinetic = state.kinetic_energy()
+        freedom = max(3 * state.natoms - 3, 1)
+        if kinetic == 0.0:  # a lattice at rest has no direction to go; it starts to move by its forces
+            return OK
+        seed = int(aux.globals["lattice_noise"][0]) & 0xFFFFFFFFFFFFFFFF
+        # numpy's generator as a pure function of (seed, channel, step): nothing to keep
+        noise = np.random.Generator(
+            np.random.Philox(key=[seed, GLOBAL_CHANNEL + turn], counter=[0, 0, 0, state.clock.step])
+        )
+        g, chi2 = noise.standard_normal(), noise.chisquare(freedom - 1) if freedom > 1 else 0.0
+        c = math.exp(-h / self.time)
+        share = 0.5 * self.thermal(state, aux) * (1.0 - c)  # K̄ (1 − c)/n_f
+        along = math.sqrt(c * kinetic) + g * math.sqrt(
+            share
+        )  # the new velocities' part along the old ones: its sign counts
+        new = along * along + share * chi2
+        _rescale(state.natoms, state.velocities, math.copysign(math.sqrt(new / kinetic), along), BLOCK)
+        aux.globals["lattice_heat"][0] += kinetic - new
+        return OK
+
+
+class NoseHooverChain(Thermostat):
+    """A chain of three Nosé-Hoover thermostats, deterministic and reversible. Extended energy (conserved)
+
+        K + E + Σ_k Q_k ω_k²/2 + n_f k_B T η_1 + k_B T (η_2 + η_3),    Q_1 = n_f k_B T τ², Q_2 = Q_3 = k_B T τ²
+
+    Martyna, Klein, Tuckerman, J. Chem. Phys. 97, 2635 (1992); integrated as in Martyna, Tuckerman, Tobias, Klein, Mol. Phys. 87,
+    1117 (1996) with three steps of Suzuki and Yoshida. ω in 1/ps, η without unit. With a ramp the Q belong to its highest
+    temperature, and the integral of k_B T dη takes the place of k_B T η.
+    """
+
+    def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
+        """η and ω of the chain; an earlier stage's chain goes on."""
+        super().init(state, aux, seed, turns)
+        aux.globals["chain_velocity"] = np.zeros(CHAIN)
+        aux.globals["chain_energy"] = np.zeros(1)  # Σ ∫ n k_B T dη
+        aux.globals["chain_position"] = np.zeros(CHAIN)
+
+    def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
+        """The chain and the velocities for ``h`` ps."""
+        freedom = max(3 * state.natoms - 3, 1)
+        thermal = self.thermal(state, aux)
+        number = np.ones(CHAIN)
+        number[0] = freedom
+        mass = number * BOLTZMANN * max(kelvin for _, kelvin in self.ramp.points) * self.time**2
+        omega, eta = aux.globals["chain_velocity"], aux.globals["chain_position"]
+        before = kinetic = state.kinetic_energy()
+        stored = self._energy(aux, mass)
+        for weight in WEIGHTS:
+            step = weight * h
+            for k in reversed(range(CHAIN)):
+                self._push(k, step, kinetic, thermal, number, mass, omega)
+            kinetic *= math.exp(-2.0 * step * omega[0])
+            eta += step * omega
+            aux.globals["chain_energy"][0] += thermal * step * float(number @ omega)
+            for k in range(CHAIN):
+                self._push(k, step, kinetic, thermal, number, mass, omega)
+        if before > 0.0:
+            _rescale(state.natoms, state.velocities, math.sqrt(kinetic / before), BLOCK)
+        # the account takes the extended energy, so that ``conserved`` shows the chain's own error too
+        aux.globals["lattice_heat"][0] += self._energy(aux, mass) - stored
+        return OK
+
+    @staticmethod
+    def _push(k: int, step: float, kinetic: float, thermal: float, number, mass, omega) -> None:
+        """Half of ``step`` for ω_k, driven by what it controls and slowed by the next in the chain."""
+        drive = 2.0 * kinetic if k == 0 else mass[k - 1] * omega[k - 1] ** 2
+        slowed = math.exp(-0.25 * step * omega[k + 1]) if k + 1 < CHAIN else 1.0
+        omega[k] = (omega[k] * slowed + 0.5 * step * (drive - number[k] * thermal) / mass[k]) * slowed
+
+    @staticmethod
+    def _energy(aux: Aux, mass: np.ndarray) -> float:
+        """Σ Q ω²/2 + Σ ∫ n k_B T dη, eV."""
+        return 0.5 * float(mass @ aux.globals["chain_velocity"] ** 2) + float(aux.globals["chain_energy"][0])
