@@ -129,8 +129,12 @@ def check(
     from spinmd.checking import examine, report
     from spinmd.deck import load_deck
 
-    simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, force=True)
-    print(report(examine(simulation)))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, force=True)
+        found = examine(simulation)
+    found["warnings"] += list(dict.fromkeys(str(one.message) for one in heard))
+    print(report(found))
 
 
 @app.command()
