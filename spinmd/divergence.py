@@ -64,25 +64,34 @@ class Guard:
     def begin(self) -> None:
         """The first lists, forces and energies, and a look at them.
 
-        Raises InputError where a run that has not made a step begins with a state that no step can follow, else
-        DivergedError.
+        Raises InputError where a run that has not made a step begins with something that is not a number, or far too hot;
+        DivergedError where it has.
         """
         state, model = self.state, self.model
+        model.acceleration_limit = math.inf
         try:
-            self._look()
-            model.acceleration_limit = self.limits.displacement / self.dt / self.dt if self.dt > 0.0 else math.inf
-            turns = self.g_factor > 0.0 and bool((state.moments > 0.0).any())
-            evaluation = model.evaluate(Need.FORCE | Need.ENERGY | (Need.FIELD if turns else Need.NONE))
-            if turns:
-                self._look_at_torques(evaluation.fields)
+            self._look_at_numbers()
+            self._look_at_temperature()
+            evaluation = model.evaluate(Need.FORCE | Need.ENERGY)
             self._squares[state.ids] = squares(state.spins)
             self._longest = float(self._squares.max())
-            self._look()
+            self._look_at_numbers()
             self._remember(evaluation)
         except DivergedError as error:
             if state.clock.step > 0:
                 raise self.explained(error) from None
             raise InputError(f"the run cannot start: {error}", error.place or "structure") from None
+
+    def first_step(self) -> None:
+        """Raise DivergedError where the first step would already lead anywhere: the timestep, or atoms far too close."""
+        model = self.model
+        if self.dt > 0.0:
+            self._look_at_displacements()
+            model.acceleration_limit = self.limits.displacement / self.dt / self.dt
+            if isinstance(model, Model):
+                model.check_forces()
+        if self.g_factor > 0.0 and (self.state.moments > 0.0).any():
+            self._look_at_torques(model.evaluate(Need.FIELD).fields)
 
     # ------------------------------------------------------------------ looking
 
@@ -127,32 +136,47 @@ class Guard:
             self._remember(evaluation)
 
     def _look(self) -> None:
-        state, limits = self.state, self.limits
-        for name in ("positions", "velocities", "spins"):
+        self._look_at_numbers()
+        self._look_at_temperature()
+        self._look_at_displacements()
+        self._look_at_spins()
+        for name in ("positions", "spins", "ids"):
+            self._last[name] = getattr(self.state, name).copy()
+
+    def _look_at_numbers(self) -> None:
+        state = self.state
+        for name, what in (("positions", "position"), ("velocities", "velocity"), ("spins", "spin")):
             array = getattr(state, name)
             if not math.isfinite(np.einsum("ij,ij->", array, array)):
                 atom = int(np.argmax(~np.isfinite(array).all(axis=1)))
-                what = {"positions": "position", "velocities": "velocity", "spins": "spin"}[name]
                 raise DivergedError(f"the {what} of {named(state, atom)} is not a number", atom=int(state.ids[atom]))
-        if self.dt > 0.0:
-            speeds = squares(state.velocities)
+
+    def _look_at_temperature(self) -> None:
+        state, limit = self.state, self.limits.temperature
+        if not self.dt > 0.0:
+            return
+        speeds = squares(state.velocities)
+        temperature = AMU * float(state.masses @ speeds) / (3.0 * state.natoms * BOLTZMANN)
+        if temperature > limit:
             atom = int(np.argmax(speeds))
-            temperature = AMU * float(state.masses @ speeds) / (3.0 * state.natoms * BOLTZMANN)
-            if temperature > limits.temperature:
-                raise DivergedError(
-                    f"the lattice is at {temperature:.3g} K (run.limits.temperature is {limits.temperature:g} K), "
-                    f"and {named(state, atom)} is the fastest atom",
-                    atom=int(state.ids[atom]), place="structure.temperature",
-                )  # fmt: skip
-            step = math.sqrt(speeds[atom]) * self.dt
-            if step > limits.displacement:
-                raise DivergedError(
-                    f"{named(state, atom)} moves {step:.3g} Å in one step of {1e3 * self.dt:.3g} fs",
-                    atom=int(state.ids[atom]), place="integrator.timestep",
-                )  # fmt: skip
-        self._look_at_spins()
-        for name in ("positions", "spins", "ids"):
-            self._last[name] = getattr(state, name).copy()
+            raise DivergedError(
+                f"the lattice is at {temperature:.3g} K (run.limits.temperature is {limit:g} K), "
+                f"and {named(state, atom)} is the fastest atom",
+                atom=int(state.ids[atom]), place="structure.temperature",
+            )  # fmt: skip
+
+    def _look_at_displacements(self) -> None:
+        if not self.dt > 0.0:
+            return
+        state = self.state
+        speeds = squares(state.velocities)
+        atom = int(np.argmax(speeds))
+        step = math.sqrt(speeds[atom]) * self.dt
+        if step > self.limits.displacement:
+            raise DivergedError(
+                f"{named(state, atom)} moves {step:.3g} Å in one step of {1e3 * self.dt:.3g} fs",
+                atom=int(state.ids[atom]),
+            )
 
     def _look_at_spins(self) -> None:
         if self._longest == 0.0:
@@ -182,7 +206,7 @@ class Guard:
             raise DivergedError(
                 f"the spin of {named(state, atom)} turns by {rates[atom] * self.spin_dt / (2.0 * math.pi):.3g} turns in one "
                 f"step of {1e3 * self.spin_dt:.3g} fs; take a timestep below {500.0 * math.pi / rates[atom]:.2g} fs",
-                atom=int(state.ids[atom]), place="integrator.timestep",
+                atom=int(state.ids[atom]), advice=False,
             )  # fmt: skip
 
     def _conserved_now(self, evaluation: Evaluation) -> float:

@@ -19,8 +19,6 @@ from spinmd.spin_temperature import sampled_curvature, spin_temperature
 from spinmd.state import State
 from spinmd.units import AMU
 
-ORDINARY_FORCE = 100.0  # eV/Å; where a smaller one is too large for the timestep, the timestep is to blame
-
 
 class _Group:
     """Terms that are up to date together: those with spins, or those without."""
@@ -246,6 +244,12 @@ class Model:
             bad = next(k for k in group.terms if not math.isfinite(self._energies[k]))
             raise DivergedError(f"the energy of {self.names[bad]} is not a number", term=self.names[bad])
 
+    def check_forces(self) -> None:
+        """DivergedError if a force at the present state exceeds ``acceleration_limit``."""
+        self.evaluate(Need.FORCE)
+        if self._groups:
+            self._complain(self._groups[-1], Need.FORCE)
+
     def _complain(self, group: _Group, flag: Need) -> None:
         """Name atom and term of a force or field that is not finite or too large; nothing happens if none is after all."""
         self._check_positions()
@@ -267,14 +271,13 @@ class Model:
             own = float(np.linalg.norm((forces if flag is Need.FORCE else fields)[atom]))
             if (own if math.isfinite(own) else math.inf) > best:
                 best, term = (own if math.isfinite(own) else math.inf), name
-        size, place = "is not a number", ""
+        size = "is not a number"
         if math.isfinite(sizes[atom]):
             size = f"is {sizes[atom]:.3g} eV/Å, more than this timestep can follow"
-            place = "integrator.timestep" if sizes[atom] < ORDINARY_FORCE else ""
         original = int(self.state.ids[atom])
         raise DivergedError(
             f"the {what} of {term} on {named(self.state, atom)} {size}{self._closest(original)}",
-            atom=original, term=term, place=place,
+            atom=original, term=term,
         )  # fmt: skip
 
     def _closest(self, original: int) -> str:

@@ -46,6 +46,8 @@ def run(
     reason = "end" if last else "stage"
     within_step = False
     try:
+        if steps > 0:
+            guard.first_step()
         while result.steps < steps:
             if stop is not None and stop():
                 reason = "signal"

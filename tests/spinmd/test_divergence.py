@@ -156,19 +156,36 @@ def test_a_spin_solver_that_never_converges():
 
 
 @pytest.mark.parametrize(
-    ("settings", "place"),
+    ("settings", "message"),
     [
-        ({"dt": 1e300}, "integrator.timestep"),
-        ({"dt": 1000.0}, "integrator.timestep"),
-        ({"dt": 1.0, "lattice": "frozen"}, "integrator.timestep"),
-        ({"state": bcc(2, temperature=1e7)}, "structure.temperature"),
+        ({"dt": 1e300}, r"atom \d+ \(Fe\) moves .* Å in one step"),
+        ({"dt": 1000.0}, r"atom \d+ \(Fe\) moves .* Å in one step"),
+        ({"dt": 0.05}, r"force of morse on atom \d+ \(Fe\) is .* eV/Å, more than this timestep can follow"),
+        (
+            {"dt": 1.0, "lattice": "frozen"},
+            r"spin of atom \d+ .* turns in one step of 1e\+03 fs; take a timestep below",
+        ),
     ],
 )
-def test_a_start_from_which_nothing_can_come(settings, place):
+def test_a_timestep_that_leads_anywhere(settings, message):
     recorder = Recorder()
+    state = bcc(3, temperature=300.0)
+    state.positions[3] += 0.6
+    with pytest.raises(DivergedError, match=message) as caught:
+        go(reporters=[recorder], state=state, **settings)
+    assert caught.value.step == 0 and recorder.reasons == ["step", "diverged"]
+    recorder = Recorder()
+    go(reporters=[recorder], state=bcc(3), steps=0, **settings)
+    assert recorder.reasons == ["step", "end"]
+
+
+@pytest.mark.parametrize("change", [(lambda s: s.velocities.__imul__(1e3)), (lambda s: s.spins.__setitem__(3, np.nan))])
+def test_a_start_from_which_nothing_can_come(change):
+    recorder, state = Recorder(), bcc(2)
+    change(state)
     with pytest.raises(InputError, match="the run cannot start: ") as caught:
-        go(reporters=[recorder], **settings)
-    assert caught.value.place == place and not recorder.reasons
+        go(reporters=[recorder], state=state)
+    assert caught.value.place in ("structure", "structure.temperature") and not recorder.reasons
 
 
 def test_two_atoms_in_one_place():

@@ -38,7 +38,7 @@ LAYERS = (
         "textures",
     }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
-    | {"run", "divergence", "drift", "output", "h5md", "segments", "checkpoint", "reporters"},
+    | {"run", "divergence", "drift", "output", "integrity", "h5md", "segments", "checkpoint", "reporters"},
     set(ROOMS),
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
     {"learning", "interop", "testing", "ase_calculator"},
