@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from spinmd.simulation import Simulation
     from spinmd.state import State
     from spinmd.testing import check_integrator, check_potential
+    from spinmd.trajectory import Trajectory
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "SpinmdError",
     "State",
     "StoppedError",
+    "Trajectory",
     "__version__",
     "build",
     "check_integrator",
@@ -63,6 +65,7 @@ _HOMES = {
     "SpinmdError": "spinmd.errors",
     "State": "spinmd.state",
     "StoppedError": "spinmd.errors",
+    "Trajectory": "spinmd.trajectory",
     "build": "spinmd.building",
     "check_integrator": "spinmd.testing",
     "check_potential": "spinmd.testing",

@@ -55,6 +55,9 @@ def build(
         check_outputs(deck, force)
     with _Located(deck, ("structure",)):
         state = build_structure(deck.structure, deck.seed)
+    if output and deck.output is not None:
+        with _Located(deck, ()):
+            deck.output.chosen(state)
     return assemble(deck, state, threads, output=output, force=force)
 
 

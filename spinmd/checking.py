@@ -7,12 +7,15 @@ for ``spinmd info``.
 import math
 import os
 import platform
+import shutil
 from typing import Any
 
 import numpy as np
 
 from spinmd.errors import DivergedError, InputError
+from spinmd.output import disk_use
 from spinmd.protocols import Need
+from spinmd.reporters import FILE_COLUMNS
 from spinmd.units import AMU, BOLTZMANN, G_FACTOR, HBAR
 
 STEPS_PER_PERIOD = 20  # of the fastest phonon or precession; energy drift is then far below other errors of a run
@@ -39,6 +42,7 @@ def examine(simulation) -> dict[str, Any]:
     found["energies"] = {name: float(e) for name, e in zip(evaluation.names, evaluation.energies, strict=True)}
     found["largest_force"] = float(np.sqrt((evaluation.forces**2).sum(axis=1).max()))
     found["largest_field"] = float(np.sqrt((evaluation.fields**2).sum(axis=1).max()))
+    output_facts(deck, state, found)
     volume = state.volume
     found["pressure"] = float((2.0 * state.kinetic_energy() + np.trace(evaluation.virial)) / (3.0 * volume))
     lattice_moves = deck.integrator is not None and deck.integrator.lattice == "moving"
@@ -51,6 +55,37 @@ def examine(simulation) -> dict[str, Any]:
 def heights(cell: np.ndarray) -> np.ndarray:
     """(3,) distances between opposite faces of the cell, Å."""
     return 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+
+
+# ---------------------------------------------------------------------------------------------- output
+
+
+def output_facts(deck, state, found: dict[str, Any]) -> None:
+    """What a run will write, and whether it fits on the disk; nothing for a deck without [run] or [output]."""
+    stages = deck.stages()
+    if any(stage.run is None or stage.output is None for stage in stages):
+        return
+    found["output"] = disk_use([s.output for s in stages], [s.run.steps for s in stages], state, len(FILE_COLUMNS))
+    found["output"]["quantities"] = list(deck.output.quantities)
+    found["output"]["precision"] = deck.output.precision
+    folder = deck.output.file.absolute().parent
+    if not folder.is_dir():
+        return
+    free = shutil.disk_usage(folder).free
+    if 2 * found["output"]["total_bytes"] > free:
+        found["warnings"].append(
+            f"output: {_bytes(free)} are free in {folder}, and the run may need up to "
+            f"{_bytes(2 * found['output']['total_bytes'])} (its segments and, at the end, the file merged from them); "
+            "store fewer quantities or atoms, less often, or in float32"
+        )
+
+
+def _bytes(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
 
 
 # ---------------------------------------------------------------------------------------------- cutoffs
@@ -281,6 +316,14 @@ def report(found: dict[str, Any]) -> str:
         line(
             "timestep",
             f"up to {_time(found['advised_timestep'])} is advised ({STEPS_PER_PERIOD} steps per period)",
+        )
+    if "output" in found:
+        use = found["output"]
+        atoms = f"{use['atoms']} of {found['atoms']} atoms" if use["atoms"] < found["atoms"] else "all atoms"
+        line(
+            "output",
+            f"{use['frames']} frames of {_bytes(use['frame_bytes'])} ({', '.join(use['quantities'])} of {atoms}, "
+            f"{use['precision']}) and {use['rows']} thermo rows: {_bytes(use['total_bytes'])}, less by compression",
         )
     for warning in found["warnings"]:
         line("warning", warning)

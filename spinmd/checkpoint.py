@@ -24,6 +24,7 @@ __all__ = ["DAMAGE", "GROUP", "open_run", "read_checkpoint", "read_group", "read
 
 GROUP = "spinmd/checkpoint"
 VERSION = 2  # 1 did not say where in its deck the run stood
+LAYOUT_VERSION = 1  # of the file around it; grows when a reader of the old layout would be wrong about a new file
 UNITS = {
     "cell": "Angstrom",
     "pbc": "1",
@@ -123,7 +124,7 @@ def reading(path: str | Path) -> Iterator[h5py.File]:
         yield file
 
 
-def open_run(path: str | Path) -> h5py.File:
+def open_run(path: str | Path, locking: bool | None = False) -> h5py.File:
     """A run's file for reading.
 
     Raises InputError if it is missing, damaged, not spinmd's, or has lost the folder of its segments.
@@ -132,7 +133,7 @@ def open_run(path: str | Path) -> h5py.File:
     if not path.is_file():
         raise InputError("there is no such file; give the file that a run wrote, such as fe.h5", str(path))
     try:
-        file = open_file(path)
+        file = open_file(path, locking)
     except DAMAGE:
         raise InputError("is not an HDF5 file, or is damaged; give the file that a run wrote", str(path)) from None
     try:
@@ -149,6 +150,9 @@ def open_run(path: str | Path) -> h5py.File:
 def _check_parts(attributes: Mapping[str, Any], path: Path) -> None:
     """InputError unless all files that a run's file refers to are there, and as long as they were."""
     folder = Path(os.path.realpath(path)).parent
+    version = int(attributes.get("layout_version", LAYOUT_VERSION))
+    if version > LAYOUT_VERSION:
+        raise InputError(f"has layout version {version}, of a newer spinmd; update spinmd to read it", str(path))
     parts = {segment["file"]: segment.get("bytes") for segment in json.loads(attributes.get("segments", "[]"))}
     if "checkpoint" in attributes:
         name, _, size = json.loads(attributes["checkpoint"])

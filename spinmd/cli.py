@@ -186,15 +186,25 @@ def test(
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="a model of DeePMD-kit (.dp .yaml .pt .pth) or of spinmd")
+        Path, typer.Argument(metavar="IN", help="a run's file, or a model of spinmd or DeePMD-kit (.dp .yaml .pt .pth)")
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="a model file: .h5 for spinmd, .dp for DeePMD-kit")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="of a run .extxyz .traj .vasp ...; of a model .h5 or .dp (DeePMD-kit)")
+    ],
+    every: Annotated[int, typer.Option("--every", metavar="N", help="every N-th frame of a run")] = 1,
+    frames: Annotated[
+        str | None, typer.Option("--frames", metavar="A:B:C", help="frames of a run, as in Python; -1 is the last")
+    ] = None,
+    wrap: Annotated[bool, typer.Option("--wrap", help="positions inside the cell instead of unwrapped")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
 ) -> None:
-    """Convert a DeepSPIN model between spinmd and DeePMD-kit."""
-    from spinmd.interop.deepmd import convert
+    """Convert a trajectory to extended XYZ or another format of ASE's, or a model from or to DeePMD-kit."""
+    from spinmd.interop.conversion import convert
 
-    print(convert(source, target, force=force))
+    done = convert(source, target, every=every, frames=frames, wrap=wrap, force=force, progress=not quiet)
+    if not quiet:
+        print(done)
 
 
 @app.command()

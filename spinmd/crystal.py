@@ -30,7 +30,10 @@ _HCP_ORTHOGONAL = [[(0.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.0, 1.0 / 3.0, 0.5), (0.
 
 @dataclass
 class UnitCell:
-    """What is repeated: cell (3, 3) Å and arrays with one row per atom, velocities in Å/ps, magmoms in µB."""
+    """What is repeated: cell (3, 3) Å and arrays with one row per atom, velocities in Å/ps, magmoms in µB.
+
+    A run's file also has reference moments (µB), reference sites (Å) and images; see ``State``.
+    """
 
     cell: np.ndarray
     pbc: np.ndarray
@@ -39,6 +42,9 @@ class UnitCell:
     masses: np.ndarray | None = None
     velocities: np.ndarray | None = None
     magmoms: np.ndarray | None = None
+    moments: np.ndarray | None = None
+    reference: np.ndarray | None = None
+    images: np.ndarray | None = None
 
 
 def prototype_cell(

@@ -4,7 +4,7 @@ Layout (atoms in their original order; every dataset has an attribute ``unit``)
 
     /h5md                          attribute version, groups author and creator
     /particles/trajectory          box/edges, position (unwrapped), velocity, spin, atomic_force, magnetic_field, each
-                                   {step, time, value}; constants species, mass, id, moment
+                                   {step, time, value}; constants species, mass, id (original index), moment
     /spinmd/thermo/<column>        one row per thermo interval (denser than the frames, so not in /observables)
     /spinmd/deck/{text, settings}  the deck as given, and the settings in force as JSON
     /spinmd/conventions            attributes: signs, factors and countings that codes disagree about
@@ -30,7 +30,7 @@ import numpy as np
 
 from spinmd import __version__
 from spinmd.checkpoint import GROUP as CHECKPOINT
-from spinmd.checkpoint import read_checkpoint, reading, write_checkpoint
+from spinmd.checkpoint import LAYOUT_VERSION, read_checkpoint, reading, write_checkpoint
 from spinmd.errors import DiskError, InputError, SpinmdError
 from spinmd.integrity import damage_explained
 from spinmd.output import (
@@ -89,19 +89,21 @@ def _layout(state: State, parameters: OutputParameters, columns: Sequence[tuple[
         Series(f"{edges}/value", "Angstrom", "float64", (3, 3), "frames"),
     ]
     links = {}
+    chosen = parameters.chosen(state)
+    ids = np.arange(state.natoms, dtype=np.int64) if chosen is None else chosen
     for name in parameters.quantities:
         element, unit, _ = QUANTITIES[name]
-        series.append(Series(f"{TRAJECTORY}/{element}/value", unit, parameters.precision, (state.natoms, 3), "frames"))
+        series.append(Series(f"{TRAJECTORY}/{element}/value", unit, parameters.precision, (len(ids), 3), "frames"))
         for clock in ("step", "time"):
             links[f"{TRAJECTORY}/{element}/{clock}"] = f"{edges}/{clock}"
     for name, unit in columns:
         series.append(Series(f"{THERMO}/{name}", unit, "int64" if name == "step" else "float64", (), "thermo"))
     species = h5py.enum_dtype({symbol: index for index, symbol in enumerate(state.symbols)}, basetype="i4")
     constants = (
-        Constant(f"{TRAJECTORY}/species", "1", state.original_order(state.species).astype(species)),
-        Constant(f"{TRAJECTORY}/mass", "amu", state.original_order(state.masses)),
-        Constant(f"{TRAJECTORY}/id", "1", np.arange(state.natoms, dtype=np.int64)),
-        Constant(f"{TRAJECTORY}/moment", "muB", state.original_order(state.moments)),
+        Constant(f"{TRAJECTORY}/species", "1", state.original_order(state.species)[ids].astype(species)),
+        Constant(f"{TRAJECTORY}/mass", "amu", state.original_order(state.masses)[ids]),
+        Constant(f"{TRAJECTORY}/id", "1", ids),
+        Constant(f"{TRAJECTORY}/moment", "muB", state.original_order(state.moments)[ids]),
     )
     return Layout(tuple(series), constants, links, parameters.compression)
 
@@ -140,6 +142,8 @@ class TrajectoryWriter:
         self._lock = FolderLock(self.parts)
         self._layout: Layout | None = None
         self._boundary: list[str] = []
+        self._natoms = 0  # of the system
+        self._atoms: np.ndarray | None = None  # original indices of the atoms that frames hold; None: all
         self._file: NewFile | None = None
         self._segments: list[Segment] = []
         self._checkpoint: tuple[Path, str] | None = None  # file and group of the last checkpoint
@@ -156,8 +160,12 @@ class TrajectoryWriter:
         """Store the chosen quantities; False if this step (or a later one) is stored already."""
         values = {"step": frame.step, "time": frame.time, "value": frame.state.cell.copy()}
         row = {f"{TRAJECTORY}/box/edges/{name}": value for name, value in values.items()}
+        with self._writing():
+            self._open(frame.state)
+        chosen = self._atoms
         for name in self.parameters.quantities:
-            row[f"{TRAJECTORY}/{QUANTITIES[name][0]}/value"] = frame.array(name)
+            array = frame.array(name)
+            row[f"{TRAJECTORY}/{QUANTITIES[name][0]}/value"] = array if chosen is None else array[chosen]
         return self._append("frames", frame, row)
 
     def append_thermo(self, frame: Frame, values: Mapping[str, float]) -> bool:
@@ -314,6 +322,7 @@ class TrajectoryWriter:
         box.attrs["boundary"] = self._boundary
         spinmd = file.create_group("spinmd")
         spinmd.attrs["version"], spinmd.attrs["git_commit"] = __version__, git_commit()
+        spinmd.attrs["layout_version"], spinmd.attrs["natoms"] = LAYOUT_VERSION, self._natoms
         for name, text in (("text", self._deck), ("settings", self._settings)):
             spinmd.create_dataset(f"deck/{name}", data=text, dtype=h5py.string_dtype()).attrs["unit"] = "text"
         conventions = spinmd.create_group("conventions")
@@ -327,6 +336,7 @@ class TrajectoryWriter:
         layout = _layout(state, self.parameters, self._columns)
         if self._resume:
             _check_resumable(self.path, layout)
+        self._natoms, self._atoms = state.natoms, self.parameters.chosen(state)
         self._boundary = ["periodic" if periodic else "none" for periodic in state.pbc]
         self.parts.mkdir(exist_ok=True)
         if not self._lock.acquire():
@@ -369,6 +379,7 @@ class TrajectoryWriter:
         for segment in self._segments:
             with damage_explained(str(segment.path)), open_file(segment.path) as file:
                 for table, path in STEPS.items():
+                    segment.stored[table] = len(file[path])
                     steps = file[path][: segment.rows.get(table, 0)]
                     side = "left" if table in self._drop else "right"
                     segment.rows[table] = int(np.searchsorted(steps, step, side=side))
@@ -423,6 +434,14 @@ def _check_resumable(path: Path, layout: Layout) -> None:
                 raise InputError(
                     f"cannot go on writing {path}: its {series.path} is absent, or differs in shape or precision from "
                     "what this run stores; keep the settings of the first run, or write to a new file",
+                    "output",
+                )
+        for constant in layout.constants:
+            old = file.get(constant.path)
+            if old is None or old.shape != constant.values.shape or (old[()] != constant.values).any():
+                raise InputError(
+                    f"cannot go on writing {path}: it holds other atoms than this run stores; keep output.atoms and the "
+                    "structure of the first run, or write to a new file",
                     "output",
                 )
 

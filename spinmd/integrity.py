@@ -23,7 +23,7 @@ SEAL = "sha256"
 MARK = (
     b"\nspinmd sha256 "  # then 64 hexadecimal digits and the end of the line; HDF5 ignores what is behind its own end
 )
-SIGNED_BYTES = 64 * 1024**2  # a larger file is not read as a whole before it is opened, and not signed
+SIGNED_BYTES = 16 * 1024**2  # a larger file is not read as a whole before it is opened, and not signed
 
 
 def signature(content: bytes) -> bytes:

@@ -5,17 +5,21 @@ Nothing here writes; ``spinmd.h5md`` does.
 
 import getpass
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+import numpy as np
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from spinmd.checkpoint import GROUP, open_run
 from spinmd.errors import InputError
 from spinmd.parameters import OutputFile, Parameters
 from spinmd.protocols import Need
 from spinmd.segments import locked, open_file
+from spinmd.state import State
 
 # quantity of the deck -> (name of the H5MD element, unit, what has to be evaluated). MDAnalysis reads position,
 # velocity and force only, and refuses the unit eV Angstrom-1 in an element named "force"
@@ -57,6 +61,34 @@ CONVENTIONS = {
 }
 
 
+RANGE = re.compile(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?")
+
+
+def as_slice(text: str) -> slice | None:
+    """``"a:b:c"`` as a slice with Python's meaning; None if the text is something else or its step is zero."""
+    match = RANGE.fullmatch(text)
+    if match is None or (match[3] is not None and int(match[3]) == 0):
+        return None
+    return slice(*(None if part is None else int(part) for part in match.groups()))
+
+
+def _atoms(value: Any) -> Any:
+    """One element, index or range, or a list of them, as a tuple; what they choose is known with the structure."""
+    entries = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not entries:
+        raise PydanticCustomError("atoms", "the list is empty; leave atoms out to store all")
+    for entry in entries:
+        index = isinstance(entry, int) and not isinstance(entry, bool)
+        name = isinstance(entry, str) and (entry.isalpha() or as_slice(entry) is not None)
+        if not (index or name):
+            raise PydanticCustomError(
+                "atoms",
+                'expected elements ("Fe"), indices (17) or ranges ("0:100:2"), counted from 0, got {value}',
+                {"value": repr(entry)},
+            )
+    return tuple(entries)
+
+
 class OutputParameters(Parameters):
     """The deck's [output] table."""
 
@@ -74,7 +106,15 @@ class OutputParameters(Parameters):
         description="steps between checkpoints, from which a run is resumed; 0: only at the start and the end",
     )
     quantities: tuple[Literal["positions", "velocities", "spins", "forces", "fields"], ...] = Field(
-        ("positions", "velocities", "spins"), description="what each frame holds per atom; the cell is always stored"
+        ("positions", "velocities", "spins"),
+        description="what each frame holds per atom; the cell is always stored. Before compression each takes 24 bytes "
+        "per atom and frame, in float32 12; `spinmd check` adds it up",
+    )
+    atoms: Annotated[tuple[int | str, ...], BeforeValidator(_atoms)] | None = Field(
+        None,
+        description='the atoms that frames hold: elements, indices and ranges as in Python, such as `["Fe"]` or '
+        '`["0:100:2", 117]`, counted from 0 in the original order; default: all. The thermo table and checkpoints are '
+        "of all atoms in any case",
     )
     precision: Literal["float32", "float64"] = Field(
         "float64", description="numbers in frames; the thermo table and checkpoints are always float64"
@@ -97,6 +137,32 @@ class OutputParameters(Parameters):
         for name in self.quantities:
             result |= QUANTITIES[name][2]
         return result
+
+    def chosen(self, state: State) -> np.ndarray | None:
+        """Original indices, ascending, of the atoms that frames hold; None for all. InputError at ``output.atoms``."""
+        if self.atoms is None:
+            return None
+        place, natoms = "output.atoms", state.natoms
+        species = state.original_order(state.species)
+        mask = np.zeros(natoms, dtype=bool)
+        for entry in self.atoms:
+            counted = f"the structure has {natoms} atoms, counted from 0"
+            part = as_slice(entry) if isinstance(entry, str) else None
+            if part is not None:
+                if max(abs(part.start or 0), abs(part.stop or 0)) > natoms:
+                    raise InputError(f"the range {entry!r} goes beyond the atoms: {counted}", place)
+                if not len(range(natoms)[part]):
+                    raise InputError(f"the range {entry!r} holds no atom: {counted}", place)
+                mask[part] = True
+            elif isinstance(entry, int):
+                if not -natoms <= entry < natoms:
+                    raise InputError(f"there is no atom {entry}: {counted}", place)
+                mask[entry] = True
+            elif entry in state.symbols:
+                mask |= species == state.symbols.index(entry)
+            else:
+                raise InputError(f"the structure has no {entry}, only {', '.join(state.symbols)}", place)
+        return None if mask.all() else np.flatnonzero(mask)
 
 
 def real_path(path: str | Path) -> Path:
@@ -165,12 +231,42 @@ def check_stages(outputs: Sequence[OutputParameters]) -> None:
     Intervals may differ from stage to stage; what a row holds may not.
     """
     for index, output in enumerate(outputs[1:]):
-        for name in ("file", "quantities", "precision", "compression"):
+        for name in ("file", "quantities", "atoms", "precision", "compression"):
             if getattr(output, name) != getattr(outputs[0], name):
                 raise InputError(
                     f"all stages write one file, and what its rows hold stays the same; set {name} in [output] only",
                     f"stage.{index}.output.{name}",
                 )
+
+
+def disk_use(outputs: Sequence[OutputParameters], steps: Sequence[int], state: State, columns: int) -> dict[str, Any]:
+    """What a run will write, before compression, in bytes: per frame, and in total at the end.
+
+    ``outputs`` and ``steps``: one per stage;  ``columns``: of the thermo table. Keys: atoms, frames, frame_bytes,
+    rows, checkpoint_bytes, total_bytes. InputError at ``output.atoms``.
+    """
+    chosen = outputs[0].chosen(state)
+    atoms = state.natoms if chosen is None else len(chosen)
+    item = np.dtype(outputs[0].precision).itemsize
+    frame_bytes = len(outputs[0].quantities) * 3 * atoms * item + 11 * 8  # cell, step and time
+    counts = {"trajectory": 1, "thermo": 1}  # the first of the run; the end of each stage has one too
+    first = state.clock.step
+    for output, length in zip(outputs, steps, strict=True):
+        for table in counts:
+            every = getattr(output, table)
+            between = (first + length - 1) // every - first // every if every and length else 0
+            counts[table] += between + (length > 0)
+        first += length
+    checkpoint = sum(getattr(state, name).nbytes for name in state.PER_ATOM) + 24 * state.natoms  # and list history
+    total = counts["trajectory"] * frame_bytes + counts["thermo"] * columns * 8 + checkpoint
+    return {
+        "atoms": atoms,
+        "frames": counts["trajectory"],
+        "frame_bytes": frame_bytes,
+        "rows": counts["thermo"],
+        "checkpoint_bytes": checkpoint,
+        "total_bytes": total,
+    }
 
 
 def git_commit() -> str:

@@ -5,6 +5,7 @@ settings in force and the place in the deck; the structure is not made again. Wh
 have done had it never stopped (docs/restart.md).
 """
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,11 +15,11 @@ import numpy as np
 
 from spinmd import __version__
 from spinmd.building import asked_threads, assemble, check_device
-from spinmd.checkpoint import read_checkpoint
+from spinmd.checkpoint import DAMAGE, open_run, read_checkpoint
 from spinmd.deck import Deck, stored_deck
 from spinmd.errors import InputError
 from spinmd.h5md import read_thermo
-from spinmd.output import check_output
+from spinmd.output import check_output, parts_folder
 from spinmd.reporters import COLUMNS
 from spinmd.simulation import COUNTERS, Past, Simulation
 from spinmd.state import State
@@ -50,8 +51,12 @@ def resume(
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise InputError(f"expected a whole number of further steps, at least 1, got {steps!r}", "--steps")
     check_device(device)
-    state, aux, history, meta = read_checkpoint(path)
-    where = _place(meta, path)
+    try:
+        _check_name(path)
+        state, aux, history, meta = read_checkpoint(path)
+        where, rows = _place(meta, path), _rows(path, state.clock.step)
+    except DAMAGE as error:
+        raise InputError(f"is damaged and cannot be read ({error})", str(path)) from None
     deck = _deck(meta, where, path, force, None if folder is None else Path(folder).expanduser().absolute())
     _check(deck, where, state, history, path)
     check_output(deck.output, resume=True)
@@ -64,10 +69,23 @@ def resume(
     left = list(where["steps_left"])
     if steps is not None:
         left[-1] += max(steps - sum(left), 0)
-    past = Past(
-        aux, where["stage"], where["first_step"], left, where["counters"], _rows(path, state.clock.step), limit=steps
-    )
+    past = Past(aux, where["stage"], where["first_step"], left, where["counters"], rows, limit=steps)
     return assemble(deck, state, asked_threads(deck, threads), past=past, history=history)
+
+
+def _check_name(path: Path) -> None:
+    """InputError for an unfinished run's file under another name: its data are in a hidden folder that has the old one."""
+    with open_run(path) as file:
+        segments = json.loads(file["spinmd"].attrs.get("segments", "[]"))
+    for segment in segments:
+        folder = Path(segment["file"]).parent.name
+        if folder != parts_folder(path).name:
+            name = folder.removeprefix(".").removesuffix(".parts")
+            raise InputError(
+                f"was {name} when the run stopped, and its data are in {folder}; give it back that name, which may change "
+                "when the run is finished",
+                str(path),
+            )
 
 
 def _place(meta: Mapping[str, Any], path: Path) -> dict[str, Any]:

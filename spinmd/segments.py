@@ -112,11 +112,15 @@ class Layout:
 
 @dataclass
 class Segment:
-    """A finished piece: where it is, how many rows of each table count, and how many times it has been merged."""
+    """A finished piece: where it is, how many rows of each table count, and how many times it has been merged.
+
+    stored  rows of each table in the file, where these are more than count: a run that goes on drops what it does again
+    """
 
     path: Path
     rows: dict[str, int] = field(default_factory=dict)
     level: int = 0
+    stored: dict[str, int] = field(default_factory=dict)
 
     def record(self, folder: str) -> dict[str, Any]:
         """What the visible file says about this segment; ``folder``: where it is, seen from that file."""
@@ -124,10 +128,19 @@ class Segment:
         return {"file": name, "bytes": self.path.stat().st_size, "rows": self.rows, "level": self.level}
 
 
-def open_file(path: str | Path) -> h5py.File:
-    """An HDF5 file for reading, without a lock: some file systems have none. OSError for a damaged one."""
+def open_file(path: str | Path, locking: bool | None = False) -> h5py.File:
+    """An HDF5 file for reading, by default without a lock: some file systems have none. ``locking``: as for h5py.
+
+    HDF5 refuses a file that this process has open with another ``locking``: the other choice is tried then. OSError for a
+    damaged file.
+    """
     verify(path)
-    return h5py.File(path, "r", locking=False)
+    try:
+        return h5py.File(path, "r", locking=locking)
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=None if locking is False else False)
 
 
 class _Bytes(io.RawIOBase):
@@ -329,8 +342,9 @@ def write_virtual(file: h5py.File, layout: Layout, segments: Sequence[Segment], 
             rows = segment.rows.get(series.table, 0)
             if rows:
                 name = f"{relative}/{segment.path.name}"
-                source = h5py.VirtualSource(name, series.path, (rows, *series.shape), series.dtype)
-                virtual[offset : offset + rows] = source
+                stored = segment.stored.get(series.table, rows)
+                source = h5py.VirtualSource(name, series.path, (stored, *series.shape), series.dtype)
+                virtual[offset : offset + rows] = source if stored == rows else source[:rows]
                 offset += rows
         file.create_virtual_dataset(series.path, virtual, fillvalue=series.fill).attrs["unit"] = series.unit
     for constant in layout.constants:

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from spinmd.crystal import PROTOTYPES, UnitCell, prototype_cell, read_unit_cell, refuse_overlaps, repeat
 from spinmd.errors import InputError
 from spinmd.parameters import InputFile, Length, Mass, Parameters, Temperature
+from spinmd.run_cell import is_run, read_run_cell, sites_of
 from spinmd.state import State
 from spinmd.textures import FiniteVector, Sites, SpinParameters, build_spins, by_element, nearest
 from spinmd.units import AMU, BOLTZMANN
@@ -134,12 +135,14 @@ class StructureParameters(Parameters):
     orthogonal: bool = Field(False, description="For hcp: the orthogonal cell a × √3 a × c of four atoms.")
     file: InputFile | None = Field(
         None,
-        description="A structure file of any format that ASE reads, with velocities and magmoms where it has them.",
+        description="A structure file of any format that ASE reads, with velocities and magmoms where it has them; or the "
+        "file of a run, whose last checkpoint is taken with velocities, spins, reference moments and reference sites.",
     )
     format: str | None = Field(None, description="ASE's name of the file's format, where the file name does not tell.")
     index: int | None = Field(
         None,
-        description="Which frame of the file to take, counted from 0, or from the end if negative; default: the last.",
+        description="Which frame of the file to take, counted from 0, or from the end if negative; default: the last, and "
+        "of a run's file the checkpoint.",
     )
     supercell: tuple[Count, Count, Count] = Field(
         (1, 1, 1), description="Number of unit cells along each lattice vector."
@@ -250,7 +253,10 @@ def build_structure(parameters: StructureParameters, seed: int = 0) -> State:
     """
     p = parameters
     seed = seed if p.seed is None else p.seed
-    if p.file is not None:
+    if p.file is not None and p.format is None and is_run(p.file):
+        needs = {"velocity": p.temperature is None, "spin": p.spins.moments is None}
+        unit = read_run_cell(p.file, p.index, [name for name, needed in needs.items() if needed])
+    elif p.file is not None:
         unit = read_unit_cell(p.file, p.format, p.index)
     else:
         elements = p.elements if p.elements is not None else (p.element,)
@@ -261,6 +267,7 @@ def build_structure(parameters: StructureParameters, seed: int = 0) -> State:
     if p.strain is not None:
         deformation = np.eye(3) + np.array(p.strain)
         unit.cell, unit.positions = unit.cell @ deformation.T, unit.positions @ deformation.T
+        unit.reference = None if unit.reference is None else unit.reference @ deformation.T
     if not np.isfinite(unit.cell).all() or abs(np.linalg.det(unit.cell)) < 1e-9:
         raise InputError(
             "the three lattice vectors do not span a volume", f"{PLACE}.strain" if p.strain is not None else _source(p)
@@ -277,13 +284,17 @@ def build_structure(parameters: StructureParameters, seed: int = 0) -> State:
 
     cell = unit.cell * np.array(p.supercell)[:, None]
     positions = repeat(unit.positions, unit.cell, p.supercell)
+    reference, images = positions, np.zeros(positions.shape, dtype=np.int32)
+    if unit.reference is not None:  # atoms of a run have left their sites, perhaps through the boundary
+        reference, images = sites_of(unit, p.supercell, pbc)
     declared, symbols, species = _elements(unit, p)
     basis = np.tile(np.arange(len(unit.positions), dtype=np.int32), math.prod(p.supercell))
     if p.alloy:
         species = _substitute(species, symbols, p.alloy, random_stream(seed, "alloy"))
     if p.vacancies:
         keep = _remaining(len(species), p.vacancies, random_stream(seed, "vacancies"))
-        positions, species, basis = positions[keep], species[keep], basis[keep]
+        species, basis, images = species[keep], basis[keep], images[keep]
+        positions, reference = positions[keep], reference[keep]
     sites = Sites(positions, unit.cell, p.supercell, pbc, basis, len(unit.positions), species, symbols, declared)
     if unit.magmoms is not None:
         if p.alloy and p.spins.moments is None:
@@ -291,18 +302,18 @@ def build_structure(parameters: StructureParameters, seed: int = 0) -> State:
                 "the file's magmoms do not know the elements that alloy puts in; give moments", f"{PLACE}.spins.moments"
             )
         sites.magmoms = unit.magmoms[basis]
+        sites.moments = None if unit.moments is None else unit.moments[basis]
     spins, moments = build_spins(p.spins, sites, random_stream(seed, "spins"))
     masses = _masses(unit, sites, p)
-    cell, reference = _add_vacuum(cell, positions, ~pbc & (missing | (p.vacuum is not None)), p)
+    cell, shift = _add_vacuum(cell, positions, ~pbc & (missing | (p.vacuum is not None)), p)
+    reference, positions = reference + shift, positions + shift
     if p.displacement > 0.0:
-        positions = random_stream(seed, "displacement").standard_normal(positions.shape)
-        positions *= p.displacement / math.sqrt(3.0)
-        positions += reference
+        displacements = random_stream(seed, "displacement").standard_normal(positions.shape)
+        displacements *= p.displacement / math.sqrt(3.0)
+        positions += displacements
         refuse_overlaps(
             positions, cell, pbc, p.minimum_distance, lambda k: symbols[species[k]], f"{PLACE}.displacement"
         )
-    else:
-        positions = reference.copy()
     if p.temperature is not None:
         velocities = maxwell_boltzmann(masses, p.temperature, random_stream(seed, "velocities"))
     else:
@@ -318,7 +329,7 @@ def build_structure(parameters: StructureParameters, seed: int = 0) -> State:
         masses=masses,
         species=np.searchsorted(present, species).astype(np.int32),
         ids=np.arange(len(positions), dtype=np.int64),
-        images=np.zeros((len(positions), 3), dtype=np.int32),
+        images=images,
         reference=reference,
         symbols=tuple(symbols[k] for k in present),
     )
@@ -386,9 +397,9 @@ def _complete_cell(unit: UnitCell, pbc: np.ndarray, p: StructureParameters) -> n
 
 
 def _add_vacuum(cell, positions, directions, p):
-    """Cell and positions; along ``directions`` the cell holds the atoms and vacuum (default 5 Å) on either side."""
+    """The cell, which along ``directions`` holds the atoms and vacuum (default 5 Å) on either side, and the atoms' shift."""
     vacuum = 5.0 if p.vacuum is None else p.vacuum
-    cell, positions = cell.copy(), positions if not directions.any() else positions.copy()
+    cell, shift = cell.copy(), np.zeros(3)
     for k in np.flatnonzero(directions):
         normal = np.cross(cell[(k + 1) % 3], cell[(k + 2) % 3])
         normal *= np.sign(normal @ cell[k]) / np.linalg.norm(normal)
@@ -400,8 +411,8 @@ def _add_vacuum(cell, positions, directions, p):
                 "the atoms have no extent along the open direction, so vacuum must be larger than 0", f"{PLACE}.vacuum"
             )
         cell[k] = vector * (extent + 2.0 * vacuum)
-        positions += vector * (vacuum - low)
-    return cell, positions
+        shift += vector * (vacuum - low)
+    return cell, shift
 
 
 def _elements(unit: UnitCell, p: StructureParameters) -> tuple[frozenset[str], tuple[str, ...], np.ndarray]:

@@ -168,6 +168,7 @@ class Sites:
     species     (N,) index into ``symbols``
     declared    every element that the deck or the file names
     magmoms     (N,) or (N, 3) µB of the file, or None
+    moments     (N,) µB, reference moments of a run's file, or None
     """
 
     positions: np.ndarray
@@ -180,6 +181,7 @@ class Sites:
     symbols: tuple[str, ...]
     declared: frozenset[str]
     magmoms: np.ndarray | None = None
+    moments: np.ndarray | None = None
 
     def name(self, atom: int) -> str:
         return f"atom {atom} ({self.symbols[self.species[atom]]})"
@@ -194,10 +196,10 @@ def build_spins(parameters: SpinParameters, sites: Sites, rng: np.random.Generat
             f"{PLACE}.texture",
         )
     lengths = _lengths(parameters, sites)
-    if parameters.reference_moments is None:
-        moments = lengths.copy()
-    else:
-        moments = by_element(parameters.reference_moments, sites, f"{PLACE}.reference_moments", default=lengths)
+    kept = sites.moments is not None and parameters.moments is None
+    moments = sites.moments.copy() if kept else lengths.copy()
+    if parameters.reference_moments is not None:
+        moments = by_element(parameters.reference_moments, sites, f"{PLACE}.reference_moments", default=moments)
         moments[lengths == 0.0] = 0.0
     spins = np.zeros((len(lengths), 3))
     if (lengths > 0.0).any():

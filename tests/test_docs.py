@@ -20,7 +20,14 @@ from spinmd.units import convert
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("inputs/**/*.md")])
 MANUAL = [page for page in PAGES if page.name != "CHANGELOG.md"]
-PYTHON = ["README.md", "docs/ase.md", "docs/conventions.md", "docs/python.md", "docs/output.md"]
+PYTHON = [
+    "README.md",
+    "docs/ase.md",
+    "docs/conventions.md",
+    "docs/python.md",
+    "docs/restart.md",
+    "docs/trajectories.md",
+]
 NAME = re.compile(r"# (\w+\.dat)\n")
 
 
@@ -133,6 +140,10 @@ def test_decks_in_the_text_are_valid_and_build(name, index, workplace):
     for content in blocks(text, "python"):
         if "class Tether" in content:  # the plug-in of docs/plugins.md
             (workplace / "inputs" / "tether.py").write_text(content)
+    if deck["structure"].get("file") == "fe.h5":  # the file of a run
+        start = {"structure.supercell": [3, 3, 3], "run.steps": 0, "output.file": str(workplace / "inputs" / "fe.h5")}
+        with spinmd.build("inputs/bcc_iron.toml", start) as simulation:
+            simulation.run()
     path = workplace / "inputs" / "deck.toml"
     path.write_text(blocks(text, "toml")[index])
     simulation = spinmd.build(
@@ -168,7 +179,7 @@ def parses(line: str) -> str:
         return f"{line}: no such command"
     command = group.commands[words[0]]
     arguments = words[1:]
-    if not arguments and any(parameter.name == "deck" for parameter in command.params):
+    if not arguments and any(parameter.name in ("deck", "file") for parameter in command.params):
         arguments = ["fe.toml"]  # the command is only named
     try:
         command.make_context(words[0], arguments)
@@ -228,16 +239,18 @@ def run_blocks(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", PYTHON)
-def test_python_in_the_text_runs(name, workplace):
+def test_python_in_the_text_runs(name, workplace, monkeypatch):
     assert blocks(read(name), "python")
-    if name == "docs/output.md":
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    if name == "docs/trajectories.md":
         with spinmd.build(
             "inputs/bcc_iron.toml",
             {"structure.supercell": [3, 3, 3], "output.file": str(workplace / "fe.h5"), "output.trajectory": 10},
         ) as simulation:
             simulation.run(20)
+        pytest.importorskip("ovito", exc_type=ImportError)
     space = run_blocks(name)
-    if name == "docs/output.md":
+    if name == "docs/trajectories.md":
         again = spinmd.build({**spinmd.load_deck("inputs/bcc_iron.toml").tables, "structure": {"file": "last.extxyz"},
                               "potential": [{"kind": "zeeman", "parameters": {"field": [0, 0, 1]}}]}, output=False)  # fmt: skip
         np.testing.assert_allclose(
@@ -255,6 +268,20 @@ def test_example_script(tmp_path):
     assert "drift of the conserved energy" in done.stdout
     assert (tmp_path / "short.png").read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [tmp_path / "short.png"]
+
+
+def test_example_that_reads_a_trajectory(tmp_path):
+    script = ROOT / "docs" / "examples" / "read_trajectory.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), "--steps", "200"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [float(word) for word in line.split()] for line in done.stdout.splitlines() if re.match(r" +\d+\.\d{4} ", line)
+    ]
+    assert len(rows) >= 12 and rows[0][2:] == [0.0, 1.0] and all(abs(row[1] - rows[0][1]) < 1e-3 for row in rows)
+    assert "Trajectory('iron.h5': 51 frames of 128 atoms" in done.stdout and "strongest vibration" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- what conventions.md claims about other codes ---

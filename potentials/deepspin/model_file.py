@@ -64,7 +64,7 @@ def read_model(path: str | Path) -> DeepSpinModel:
     place = str(path)
     head = first_bytes(path)
     if not head.startswith(HDF5_SIGNATURE):
-        raise InputError(_foreign(head), place)
+        raise InputError(_foreign(head, path), place)
     try:
         with open_file(path) as file:
             text, arrays = _load(file, place)
@@ -100,9 +100,13 @@ def is_model_file(path: str | Path) -> bool:
         return False
 
 
-def _foreign(head: bytes) -> str:
+def _convert(path: Path) -> str:
+    return f"convert it first: spinmd convert {path.name} {path.stem}.h5"
+
+
+def _foreign(head: bytes, path: Path) -> str:
     """What to say of a file that is not HDF5, from its first bytes."""
-    convert = "convert it first: spinmd convert IN OUT.h5"
+    convert = _convert(path)
     if head.startswith(b"PK\x03\x04"):
         return f"this looks like a PyTorch file (.pth or .pt) of DeePMD-kit, not like a spinmd model; {convert}"
     if b"deepmd" in head or b"@class" in head or head.lstrip().startswith((b"backend:", b"model:")):
@@ -115,9 +119,7 @@ def _load(file: h5py.File, place: str) -> tuple[str, dict[str, np.ndarray]]:
     name = _text(file.attrs.get("format"))
     if name != FORMAT:
         if "json" in file.attrs:
-            raise InputError(
-                "this is a portable model (.dp) of DeePMD-kit; convert it first: spinmd convert IN OUT.h5", place
-            )
+            raise InputError(f"this is a portable model (.dp) of DeePMD-kit; {_convert(Path(place))}", place)
         raise InputError("this HDF5 file holds no DeepSPIN model of spinmd; name a model file", place)
     version = int(file.attrs["format_version"])
     if version > FORMAT_VERSION:

@@ -3,10 +3,10 @@
 What a file is, is told by its content and never by its name. docs/deepmd.md says what is supported.
 """
 
-import os
 from pathlib import Path
 
 from spinmd.errors import InputError
+from spinmd.interop.conversion import check_target
 from spinmd.interop.deepmd_parts import assemble
 from spinmd.interop.deepmd_torch import parts_from_checkpoint, parts_from_frozen
 from spinmd.interop.deepmd_tree import parts_from_tree, precision_of, read_dp, read_yaml
@@ -53,13 +53,14 @@ def read_deepmd(path: str | Path) -> DeepSpinModel:
     return assemble(parts, precision, place)
 
 
-def write_deepmd(model: DeepSpinModel, path: str | Path) -> None:
+def write_deepmd(model: DeepSpinModel, path: str | Path, place: str = "") -> None:
     """Write a portable ``.dp`` model; ``dp convert-backend MODEL.dp MODEL.pth`` makes of it what DeePMD-kit runs.
 
-    Raises InputError for a model with a prior or with time_reversal, which DeePMD-kit does not have.
+    Raises InputError, at ``place`` (default: the path), for a model with a prior or with time_reversal, which
+    DeePMD-kit does not have.
     """
-    check_model(model, str(path))
-    write_dp(model, Path(path))
+    check_model(model, place or str(path))
+    write_dp(model, Path(path), place)
 
 
 def convert(source: str | Path, target: str | Path, force: bool = False) -> str:
@@ -72,23 +73,15 @@ def convert(source: str | Path, target: str | Path, force: bool = False) -> str:
     if suffix in (".pth", ".pt", ".yaml", ".yml"):
         raise InputError(
             f"spinmd writes .h5 and .dp; write {target.stem}.dp, and then: dp convert-backend {target.stem}.dp {target.name}",
-            str(target),
+            f"OUT {target}",
         )
     if suffix not in (*SPINMD_SUFFIXES, ".dp"):
-        raise InputError("name a file that ends in .h5 (spinmd) or .dp (DeePMD-kit)", str(target))
+        raise InputError("of a model, name a file that ends in .h5 (spinmd) or .dp (DeePMD-kit)", f"OUT {target}")
     kind = _content(source)
-    if target.is_dir():
-        raise InputError("this is a folder; name a file", str(target))
-    if target.exists():
-        if os.path.samefile(source, target):
-            raise InputError("source and target are the same file; name another target", str(target))
-        if not force:
-            raise InputError("the file exists; name another one or say --force", str(target))
-    if not target.absolute().parent.is_dir():
-        raise InputError("its folder does not exist; make it first", str(target))
+    check_target(source, target, force)
     model = read_model(source) if kind == "spinmd" else read_deepmd(source)
     if suffix == ".dp":
-        write_deepmd(model, target)
+        write_deepmd(model, target, place=str(source))  # it is the model that DeePMD-kit may have no words for
     else:
         write_model(model, target)
     return f"{source} -> {target}: {describe(model)}"

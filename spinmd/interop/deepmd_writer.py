@@ -13,9 +13,12 @@ from spinmd.potentials.deepspin.model import DeepSpinModel, Layer, Net, Network
 from spinmd.segments import written_whole
 
 
-def write_dp(model: DeepSpinModel, path: Path) -> None:
-    """Write a consistent model; the file appears whole or not at all. InputError for what DeePMD cannot evaluate."""
-    tree = tree_from_model(model, str(path))
+def write_dp(model: DeepSpinModel, path: Path, place: str = "") -> None:
+    """Write a consistent model; the file appears whole or not at all.
+
+    InputError, at ``place`` (default: the path), for what DeePMD cannot evaluate.
+    """
+    tree = tree_from_model(model, place or str(path))
     try:
         with written_whole(path) as file:
             count = 0

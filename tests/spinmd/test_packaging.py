@@ -36,9 +36,11 @@ LAYERS = (
         "structure",
         "crystal",
         "textures",
+        "run_cell",
     }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
-    | {"run", "divergence", "drift", "output", "integrity", "h5md", "segments", "checkpoint", "reporters"},
+    | {"run", "divergence", "drift", "output", "integrity", "h5md", "segments", "checkpoint", "reporters"}
+    | {"trajectory", "stored_arrays", "snapshot"},
     set(ROOMS),
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
     {"learning", "interop", "testing", "ase_calculator"},

@@ -8,6 +8,46 @@ import numpy as np
 import spinmd
 from spinmd.protocols import Need
 
+# hot, sheared and with a thin skin: lists are rebuilt and atoms cross the boundary while it runs
+DECK = """\
+[structure]
+prototype = "bcc"
+element = "Fe"
+lattice_constant = 2.8665
+supercell = [4, 4, 4]
+displacement = 0.05
+temperature = 2000
+strain = [[0.01, 0.05, 0.0], [0.0, 0.0, 0.03], [0.02, 0.0, -0.01]]
+
+[structure.spins]
+moments = { Fe = 2.2 }
+texture = "random"
+
+[neighbours]
+skin = 0.1
+
+[[potential]]
+kind = "eam"
+parameters = { file = "Fe_mm.eam.fs" }
+
+[[potential]]
+kind = "exchange"
+parameters = { form = "bethe-slater", a = 0.02726, b = 0.2171, d = 1.841, cutoff = 3.4 }
+
+[integrator]
+timestep = "1 fs"
+
+[run]
+steps = 26
+
+[output]
+file = "run.h5"
+thermo = 3
+trajectory = 4
+checkpoint = 7
+quantities = ["positions", "velocities", "spins", "forces", "fields"]
+"""
+
 
 class Killed(Exception):
     """Stands for SIGKILL: nothing is written, closed or cleaned after it."""
@@ -25,6 +65,11 @@ class _Killer:
 
     def close(self):
         """Nothing is held."""
+
+
+def whole_run(deck, overrides=(), name="whole.h5"):
+    with spinmd.build(deck, {**dict(overrides), "output.file": name}) as simulation:
+        return simulation.run()
 
 
 def stop_at(simulation, step, kill=False):
