@@ -22,6 +22,8 @@ from spinmd.errors import InputError, SpinmdError, StoppedError
 # the base of all complaints about a command line; typer has its own copy of click in some versions, and not in others
 CommandLineError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
+LONGEST = 2000  # characters of a message: a damaged deck may hold names of any length
+
 app = typer.Typer(
     name="spinmd",
     help="Coupled spin-lattice dynamics of magnetic materials, from an input deck (TOML).",
@@ -347,7 +349,9 @@ def write_json(path: Path, content: Any) -> None:
 def print_error(error: Exception) -> None:
     """One line per error on stderr."""
     for one in getattr(error, "errors", [error]):
-        print("spinmd: error: " + " ".join(str(one).split("\n")), file=sys.stderr)
+        text = " ".join(str(one).split("\n"))
+        print("spinmd: error: " + (text if len(text) < LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"),
+              file=sys.stderr)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

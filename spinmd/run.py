@@ -66,7 +66,8 @@ def run(
                 if due:
                     result.seconds_loop = time.perf_counter() - begin
                     _report(due, state, model, integrator, aux, "step", stage)
-        guard.check(r.needs for r in reporters)
+        if result.steps:
+            guard.check(r.needs for r in reporters)
         result.seconds_loop, result.reason = time.perf_counter() - begin, reason
         _report(reporters, state, model, integrator, aux, reason, stage)
     except DivergedError as error:

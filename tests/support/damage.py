@@ -7,7 +7,23 @@ NUMBERS = (
     "abc", '""', "true", "[]", "{}", "[[[]]]", "٣", "1_000", "0x1F", "1e", "--1", "1.2.3", '"nan"', '"1 parsec"',
     "100000000", "None", "\x00", "1979-05-27", "[1, 2, 3, 4]", "{ a = 1 }",
 )  # fmt: skip
-WORDS = ("", "\x00", "\ufeff", "é", "😀", "[" * 3000, "{" * 500, '"', "'''", "#", "=", "\r", "\t", "&a *a", "x" * 100000)
+WORDS = (
+    "",
+    "\x00",
+    "\ufeff",
+    "é",
+    "😀",
+    "[" * 3000,
+    "{" * 500,
+    '"',
+    "'''",
+    "#",
+    "=",
+    "\r",
+    "\t",
+    "&a *a",
+    "x" * 100000,
+)
 
 
 def damage_bytes(data: bytes, seed: int) -> bytes:
@@ -64,7 +80,9 @@ def damage_text(data: bytes, seed: int) -> bytes:
     words = lines[at].split(" ")
     k = rng.randrange(len(words))
     if kind == "number":
-        places = [(i, j) for i, line in enumerate(lines) for j, w in enumerate(line.split(" ")) if any(c.isdigit() for c in w)]
+        places = [
+            (i, j) for i, line in enumerate(lines) for j, w in enumerate(line.split(" ")) if any(c.isdigit() for c in w)
+        ]
         if places:
             at, k = rng.choice(places)
             words = lines[at].split(" ")

@@ -6,54 +6,62 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0  # s for one file
+START = 600.0  # s that imports and kernels may take, which may have to be compiled
+Job = tuple[str, Path, int]
+Answer = tuple[int, str, str]  # exit code, digest of what was read, sentence
 
 
-def fuzz(kind: str, source: Path, folder: Path, count: int, first: int = 1, patience: float = PATIENCE) -> dict[int, tuple]:
-    """Answers (code, digest, sentence) by number of the damage; 0 is the file as it is. A crash is -2, a hang -3."""
-    answers: dict[int, tuple] = {}
-    todo = [0, *range(first, first + count)]
+def fuzz(jobs: Sequence[Job], folder: Path, patience: float = 30.0) -> dict[Job, Answer]:
+    """Answers to jobs (kind, source, number of the damage; 0 is the file as it is), read one after the other in ``folder``.
+
+    A crash is -2, a hang of ``patience`` seconds -3; another worker goes on behind it.
+    """
+    answers: dict[int, Answer] = {}
+    todo = list(range(len(jobs)))
     while todo:
-        # consecutive numbers; after a crash or a hang the next worker begins behind it
-        run = [todo[0]]
-        while len(run) < len(todo) and todo[len(run)] == run[-1] + 1:
-            run.append(todo[len(run)])
-        answers |= _batch(kind, source, folder, run, patience)
-        todo = [seed for seed in todo if seed not in answers]
-    return answers
+        answers |= _batch(
+            [(number, jobs[number][0], str(jobs[number][1]), jobs[number][2]) for number in todo], folder, patience
+        )
+        todo = [number for number in todo if number not in answers]
+    return {job: answers[number] for number, job in enumerate(jobs)}
 
 
-def _batch(kind: str, source: Path, folder: Path, seeds: list[int], patience: float) -> dict[int, tuple]:
+def _batch(jobs: list[tuple], folder: Path, patience: float) -> dict[int, Answer]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1",
                    "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
-    arguments = [sys.executable, "-m", "support.fuzz_worker", kind, source, folder, str(seeds[0]), str(len(seeds))]
+    folder.parent.mkdir(parents=True, exist_ok=True)
     worker = subprocess.Popen(
-        list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=folder.parent
-    )
-    answers: dict[int, tuple] = {}
-    present, begin, text = seeds[0], time.monotonic() + 60.0, b""  # the first file also waits for the imports
+        [sys.executable, "-m", "support.fuzz_worker", str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=folder.parent,
+    )  # fmt: skip
+    worker.stdin.write(json.dumps(jobs).encode())
+    worker.stdin.close()
+    worker.stdin = None
+    answers: dict[int, Answer] = {}
+    present, limit, text = jobs[0][0], time.monotonic() + START + patience, b""
     try:
         while True:
-            ready, _, _ = select.select([worker.stdout], [], [], 0.5)
-            if ready:
-                block = os.read(worker.stdout.fileno(), 65536)
-                if not block:
+            if not select.select([worker.stdout], [], [], 0.5)[0]:
+                if time.monotonic() > limit:
+                    worker.kill()
+                    answers[present] = (-3, "-", f"no answer after {patience} s")
                     break
-                text += block
-                *lines, text = text.split(b"\n")
-                for line in lines:
-                    if line.startswith(b"? "):
-                        present, begin = int(line[2:]), max(begin, time.monotonic())
-                    else:
-                        seed, *rest = json.loads(line)
-                        answers[seed] = tuple(rest)
-            elif time.monotonic() - begin > patience:
-                worker.kill()
-                answers[present] = (-3, "-", f"no answer after {patience} s")
+                continue
+            block = os.read(worker.stdout.fileno(), 65536)
+            if not block:
                 break
+            *lines, text = (text + block).split(b"\n")
+            for line in lines:
+                if line.startswith(b"? "):
+                    present = int(line[2:])
+                    limit = max(limit, time.monotonic() + patience) if not answers else time.monotonic() + patience
+                else:
+                    number, code, result, sentence = json.loads(line)
+                    answers[number] = (code, result, sentence)
     finally:
         errors = worker.communicate()[1].decode(errors="replace")
     if present not in answers:
@@ -61,8 +69,8 @@ def _batch(kind: str, source: Path, folder: Path, seeds: list[int], patience: fl
     return answers
 
 
-def faults(answers: dict[int, tuple], *, same: bool, codes: tuple[int, ...] = (0, 2)) -> list[str]:
-    """What is wrong: another code, more than one line, no place, or (``same``) a result that differs from the whole file's."""
+def faults(answers: dict[int, Answer], *, same: bool, codes: tuple[int, ...] = (0, 2)) -> list[str]:
+    """What is wrong: another code, no sentence, or (``same``) a result that differs from that of the whole file."""
     expected = answers[0]
     assert expected[0] == 0, expected
     found = []

@@ -1,10 +1,10 @@
-"""Reads damaged files one after the other in a process of its own, with bounded memory; a line per file on stdout.
+"""Reads damaged files one after the other in a process of its own, with bounded memory.
 
-    python -m support.fuzz_worker KIND SOURCE FOLDER FIRST COUNT
+    python -m support.fuzz_worker FOLDER < jobs.json
 
-Before a file ``? SEED`` is printed, after it ``SEED CODE DIGEST SENTENCE``: the exit code that the command line would have,
--1 with the traceback for an exception that nobody expected, and a digest of what was read. A crash or a hang shows as a
-``?`` without an answer.
+Jobs are lists of number, kind, source and seed of the damage (0: none). Before a job ``? NUMBER`` goes to stdout, after it
+``[NUMBER, CODE, DIGEST, SENTENCE]``: the exit code that the command line would have, -1 with the traceback for an exception
+that nobody expected, and a digest of what was read. A crash or a hang shows as a ``?`` without an answer.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from support.damage import damage_bytes, damage_text
 
 from spinmd.errors import SpinmdError
-from support.damage import damage_bytes, damage_text
 
 MEMORY = 6 * 1024**3
 
@@ -123,15 +123,48 @@ def read_deepmd(path: Path) -> str:
 def read_run(path: Path) -> str:
     """Everything that the readers of a run's file give."""
     from spinmd import h5md
+    from spinmd.trajectory import Trajectory
 
     state, aux, history, meta = h5md.read_checkpoint(path)
     thermo = h5md.read_thermo(path)
     deck = h5md.read_deck(path)
     arrays = {name: getattr(state, name) for name in ("cell", "pbc", *state.PER_ATOM)}
-    return digest(arrays, state.symbols, vars(state.clock), vars(aux), history or {}, meta, thermo, deck)
+    with Trajectory(path) as run:
+        frames = [run.steps, run.times, run.cells, run.masses, run.moments, run.ids, run.pbc, list(run.symbols)]
+        frames += [np.asarray(getattr(run, name)) for name in ("positions", "velocities", "spins")]
+    return digest(arrays, state.symbols, vars(state.clock), vars(aux), history or {}, meta, thermo, deck, frames)
 
 
-READERS = {"deck": read_deck, "eam": read_eam, "model": read_model, "deepmd": read_deepmd, "run": read_run}
+def resume_run(path: Path) -> str:
+    """What a run's file holds after two more steps; its conversion; a structure made of it."""
+    from spinmd.h5md import read_checkpoint
+
+    before = path.read_bytes()
+    try:
+        command("convert", str(path), str(path.with_suffix(".extxyz")), "--force")
+        command("resume", str(path), "--steps", "2", "--quiet")
+    except Answered:
+        assert path.read_bytes() == before, "a file that cannot be resumed was changed"
+        raise
+    state, *_ = read_checkpoint(path)
+    text = path.with_suffix(".extxyz").read_text()
+    return digest(state.positions, state.velocities, state.spins, state.clock.step, text, read_thermo(path))
+
+
+def read_thermo(path: Path) -> dict:
+    from spinmd.h5md import read_thermo
+
+    return read_thermo(path)
+
+
+READERS = {
+    "deck": read_deck,
+    "eam": read_eam,
+    "model": read_model,
+    "deepmd": read_deepmd,
+    "run": read_run,
+    "resume": resume_run,
+}
 TEXT = ("deck", "eam")
 
 
@@ -143,7 +176,7 @@ def damaged(kind: str, source: Path, folder: Path, seed: int) -> Path:
     shutil.copyfile(source, target)
     victims = [target]
     parts = source.parent / f".{source.name}.parts"
-    if kind == "run" and parts.is_dir():
+    if parts.is_dir():
         shutil.copytree(parts, folder / parts.name)
         victims += sorted(p for p in (folder / parts.name).iterdir() if p.stat().st_size)
     if kind == "deck":
@@ -172,13 +205,11 @@ def answer(kind: str, path: Path) -> tuple[int, str, str]:
 
 
 def main() -> None:
-    kind, source, folder, first, count = sys.argv[1:6]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for seed in range(int(first), int(first) + int(count)):
-        path = damaged(kind, Path(source), Path(folder), seed)
-        print(f"? {seed}", flush=True)
-        code, result, sentence = answer(kind, path)
-        print(json.dumps([seed, code, result, sentence]), flush=True)
+    for number, kind, source, seed in json.load(sys.stdin):
+        path = damaged(kind, Path(source), Path(sys.argv[1]), seed)
+        print(f"? {number}", flush=True)
+        print(json.dumps([number, *answer(kind, path)]), flush=True)
 
 
 if __name__ == "__main__":
