@@ -17,6 +17,7 @@ class SpinFlow:
 
     letter = "S"
     moves = "spins"
+    keeps_length = True
 
     def __init__(self, damping: float = 0.0, g_factor: float = 2.0, bath: SpinBath | None = None):
         self.bath = SpinBath(damping, g_factor=g_factor) if bath is None else bath

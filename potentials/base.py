@@ -93,6 +93,7 @@ class Term:
     magnetic: bool = True
     provides: Need = Need.ALL
     cutoff: float = 0.0
+    out_of_range: str = ""  # a trained potential says here where a configuration has left what it was trained on
 
     def __init__(self, parameters=None, *, pairs=None, elements=None, name: str | None = None, **keywords):
         self.name = name or self.default_name or type(self).__name__.lower()

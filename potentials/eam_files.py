@@ -144,6 +144,8 @@ class _Lines:
         )
         if nrho < 5 or nr < 5 or not drho > 0.0 or not dr > 0.0 or not cutoff > 0.0:
             self.fail(f"tables need at least 5 points and positive spacings and cutoff, got {shortened(words[:5])}")
+        if cutoff > 1.001 * nr * dr:
+            self.fail(f"the cutoff of {cutoff:g} Å lies beyond the tables, which end at {(nr - 1) * dr:g} Å")
         if nrho > 100_000_000 or nr > 100_000_000:
             self.fail(f"a table of {max(nrho, nr)} points is not credible")
         if self.at == len(self.lines) and not self.complete:

@@ -87,7 +87,7 @@ def update_packed(positions, cell, built, transform, owner, image, n_ext, packed
             dy = y - (u * transform[0, 1] + v * transform[1, 1] + w * transform[2, 1])
             dz = z - (u * transform[0, 2] + v * transform[1, 2] + w * transform[2, 2])
             d2 = dx * dx + dy * dy + dz * dz
-            if not d2 <= largest:  # also true for NaN, which must not be lost
+            if largest == largest and not d2 <= largest:  # NaN comes in, and must not be lost again
                 largest = d2
         block_max[b] = largest
     nghosts = n_ext - natoms

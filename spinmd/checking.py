@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from spinmd.errors import DivergedError, InputError
 from spinmd.output import disk_use
 from spinmd.protocols import Need
 from spinmd.reporters import FILE_COLUMNS
@@ -26,7 +27,10 @@ ITERATIONS = 20
 def examine(simulation) -> dict[str, Any]:
     """Everything ``report`` prints, as plain numbers. Positions and spins are as before afterwards."""
     state, model, deck = simulation.state, simulation.model, simulation.deck
-    evaluation = model.evaluate(Need.ALL)
+    try:
+        evaluation = model.evaluate(Need.ALL)
+    except DivergedError as error:
+        raise InputError(str(error), "structure") from None
     found: dict[str, Any] = {"title": deck.title, "atoms": state.natoms, "warnings": []}
     symbols, counts = np.unique(state.species, return_counts=True)
     found["elements"] = {state.symbols[k]: int(n) for k, n in zip(symbols, counts, strict=True)}
@@ -41,9 +45,6 @@ def examine(simulation) -> dict[str, Any]:
     output_facts(deck, state, found)
     volume = state.volume
     found["pressure"] = float((2.0 * state.kinetic_energy() + np.trace(evaluation.virial)) / (3.0 * volume))
-    if not all(math.isfinite(v) for v in (*found["energies"].values(), found["largest_force"], found["largest_field"])):
-        found["warnings"].append("energy, forces or fields are not finite: atoms may be much too close")
-        return found
     lattice_moves = deck.integrator is not None and deck.integrator.lattice == "moving"
     found["terms"] = [term_facts(model, state, k, found["warnings"], lattice_moves) for k in range(len(model.terms))]
     exchange_facts(model, state, found)

@@ -6,7 +6,8 @@ and of the neighbour lists' history are stored under the names they have. Nothin
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ import h5py
 import numpy as np
 
 from spinmd.errors import InputError
+from spinmd.integrity import DAMAGE, check_seal, damage_explained, seal, verify
 from spinmd.protocols import Aux
 from spinmd.segments import open_file
 from spinmd.state import Clock, State
 
+__all__ = ["DAMAGE", "GROUP", "open_run", "read_checkpoint", "read_group", "reading", "write_checkpoint"]
+
 GROUP = "spinmd/checkpoint"
 VERSION = 2  # 1 did not say where in its deck the run stood
 LAYOUT_VERSION = 1  # of the file around it; grows when a reader of the old layout would be wrong about a new file
-# what h5py, JSON and the shapes of arrays make of a damaged file
-DAMAGE = (KeyError, ValueError, TypeError, OSError, RuntimeError, AttributeError, OverflowError)
 UNITS = {
     "cell": "Angstrom",
     "pbc": "1",
@@ -73,10 +75,12 @@ def write_checkpoint(
     _write_arrays(group.create_group("aux/per_atom"), aux.per_atom)
     _write_arrays(group.create_group("aux/globals"), aux.globals)
     _write_arrays(group.create_group("list_history"), history or {})
+    seal(group)
 
 
 def read_group(group: h5py.Group) -> tuple[State, Aux, dict[str, np.ndarray] | None, dict[str, Any]]:
-    """What ``write_checkpoint`` wrote."""
+    """What ``write_checkpoint`` wrote; ValueError if it is something else by now."""
+    check_seal(group)
     symbols = tuple(json.loads(group.attrs["symbols"]))
     clock = Clock(int(group.attrs["step"]), float(group.attrs["time"]))
     arrays = {name: np.ascontiguousarray(group["state"][name][()]) for name in UNITS}
@@ -105,34 +109,49 @@ def read_checkpoint(path: str | Path) -> tuple[State, Aux, dict[str, np.ndarray]
         except KeyError:
             message = "holds no checkpoint; a run writes one at its start, or its hidden folder has gone"
             raise InputError(message, str(path)) from None
-        try:
+        with damage_explained(str(path), "the checkpoint"):
             version = int(group.attrs["checkpoint_version"])
             if version > VERSION:
                 message = f"the checkpoint has version {version}, written by a newer spinmd; update spinmd to read it"
                 raise InputError(message, str(path))
             return read_group(group)
-        except DAMAGE as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"the checkpoint is damaged and cannot be read ({reason})", str(path)) from None
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[h5py.File]:
+    """``open_run`` for a few lines, in which whatever h5py has to say of a damaged file becomes an InputError."""
+    with open_run(path) as file, damage_explained(str(path)):
+        yield file
 
 
 def open_run(path: str | Path, locking: bool | None = False) -> h5py.File:
-    """A run's file for reading; InputError if it is missing, not spinmd's, or has lost the folder of its segments."""
+    """A run's file for reading.
+
+    Raises InputError if it is missing, damaged, not spinmd's, or has lost the folder of its segments.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError("there is no such file; give the file that a run wrote, such as fe.h5", str(path))
     try:
         file = open_file(path, locking)
-    except OSError:
+    except DAMAGE:
         raise InputError("is not an HDF5 file, or is damaged; give the file that a run wrote", str(path)) from None
-    if "spinmd" not in file:
+    try:
+        with damage_explained(str(path)):
+            if "spinmd" not in file:
+                raise InputError("is not a file that spinmd wrote (it has no group /spinmd)", str(path))
+            _check_parts(file["spinmd"].attrs, path)
+    except BaseException:
         file.close()
-        raise InputError("is not a file that spinmd wrote (it has no group /spinmd)", str(path))
+        raise
+    return file
+
+
+def _check_parts(attributes: Mapping[str, Any], path: Path) -> None:
+    """InputError unless all files that a run's file refers to are there, and as long as they were."""
     folder = Path(os.path.realpath(path)).parent
-    attributes = file["spinmd"].attrs
     version = int(attributes.get("layout_version", LAYOUT_VERSION))
     if version > LAYOUT_VERSION:
-        file.close()
         raise InputError(f"has layout version {version}, of a newer spinmd; update spinmd to read it", str(path))
     parts = {segment["file"]: segment.get("bytes") for segment in json.loads(attributes.get("segments", "[]"))}
     if "checkpoint" in attributes:
@@ -140,17 +159,16 @@ def open_run(path: str | Path, locking: bool | None = False) -> h5py.File:
         parts[name] = size
     for name, size in parts.items():
         if (folder / name).is_file() and size is not None and (folder / name).stat().st_size < size:
-            file.close()
             raise InputError(
                 f"refers to {name}, which is damaged: it should have {size} bytes, and has "
                 f"{(folder / name).stat().st_size}; take both from a copy",
                 str(path),
             )
         if not (folder / name).is_file():
-            file.close()
             raise InputError(
                 f"refers to {name}, which is missing: while a run goes on, and after one that was killed, "
                 "the hidden folder beside the file holds its data; keep the two together",
                 str(path),
             )
-    return file
+        with damage_explained(str(path), name):
+            verify(folder / name)  # HDF5 opens it by itself

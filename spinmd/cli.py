@@ -24,6 +24,8 @@ from spinmd.signals import caught_signals
 # the base of all complaints about a command line; typer has its own copy of click in some versions, and not in others
 CommandLineError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
+LONGEST = 2000  # characters of a message: a damaged deck may hold names of any length
+
 app = typer.Typer(
     name="spinmd",
     help="Coupled spin-lattice dynamics of magnetic materials, from an input deck (TOML).",
@@ -186,8 +188,12 @@ def check(
     from spinmd.checking import examine, report
     from spinmd.deck import load_deck
 
-    simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, force=True)
-    print(report(examine(simulation)))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, force=True)
+        found = examine(simulation)
+    found["warnings"] += list(dict.fromkeys(str(one.message) for one in heard))
+    print(report(found))
 
 
 @app.command()
@@ -385,7 +391,10 @@ def print_error(error: Exception) -> None:
     """One line per error on stderr."""
     with suppress(OSError):  # a log on the disk that is full
         for one in getattr(error, "errors", [error]):
-            print("spinmd: error: " + " ".join(str(one).split("\n")), file=sys.stderr)
+            text = " ".join(str(one).split("\n"))
+            if len(text) > LONGEST:
+                text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+            print("spinmd: error: " + text, file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from spinmd import registry
 from spinmd.complaints import InputErrors, raise_all, validate
+from spinmd.divergence import Limits
 from spinmd.errors import InputError
 from spinmd.integrators.parameters import IntegratorParameters
 from spinmd.output import OutputParameters
@@ -71,6 +72,7 @@ class Run(Parameters):
     threads: int | None = Field(
         None, strict=True, ge=1, description="CPU threads; default: one for every 512 atoms, at most all that there are"
     )
+    limits: Limits = Field(default_factory=Limits, description="what counts as diverged; rarely to be changed")
 
 
 class Stage(Parameters):

@@ -25,9 +25,20 @@ class InputError(SpinmdError):
 
 
 class DivergedError(SpinmdError):
-    """The run diverged (NaN, lost atoms, runaway); the last good state has been saved."""
+    """The run diverged (NaN, lost atoms, runaway); the last good state has been saved.
+
+    atom    original index of the atom where it showed, -1 where that is not known;  term  name of the term of the energy
+    step    of the run's clock, -1 where that is not known;  place  what in the deck is wrong, where that is clear
+    advice  whether a remedy may be added to the message (False: it has its own)
+    """
 
     exit_code = 3
+
+    def __init__(
+        self, message: str, *, atom: int = -1, term: str = "", step: int = -1, place: str = "", advice: bool = True
+    ):
+        self.atom, self.term, self.step, self.place, self.advice = atom, term, step, place, advice
+        super().__init__(message)
 
 
 class DiskError(SpinmdError):

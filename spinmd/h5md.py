@@ -30,8 +30,9 @@ import numpy as np
 
 from spinmd import __version__
 from spinmd.checkpoint import GROUP as CHECKPOINT
-from spinmd.checkpoint import LAYOUT_VERSION, open_run, read_checkpoint, write_checkpoint
+from spinmd.checkpoint import LAYOUT_VERSION, read_checkpoint, reading, write_checkpoint
 from spinmd.errors import DiskError, InputError, SpinmdError
+from spinmd.integrity import damage_explained
 from spinmd.output import (
     CONVENTIONS,
     QUANTITIES,
@@ -353,7 +354,7 @@ class TrajectoryWriter:
 
     def _load(self) -> None:
         """Take over segments and checkpoint of the file that is resumed, without the rows after the checkpoint."""
-        with open_run(self.path) as file:
+        with reading(self.path) as file:
             step = int(file[CHECKPOINT].attrs["step"])
             if self._resume_step not in (None, step):
                 raise InputError(
@@ -376,7 +377,7 @@ class TrajectoryWriter:
             self._segments = [Segment(first, rows, RESUMED_LEVEL)]
             self._checkpoint = (first, CHECKPOINT)
         for segment in self._segments:
-            with open_file(segment.path) as file:
+            with damage_explained(str(segment.path)), open_file(segment.path) as file:
                 for table, path in STEPS.items():
                     segment.stored[table] = len(file[path])
                     steps = file[path][: segment.rows.get(table, 0)]
@@ -424,7 +425,7 @@ class TrajectoryWriter:
 
 def _check_resumable(path: Path, layout: Layout) -> None:
     """Raise InputError if there is no checkpoint, or if this run's rows would hold something else than the file's."""
-    with open_run(path) as file:
+    with reading(path) as file:
         if CHECKPOINT not in file:
             raise InputError("holds no checkpoint, so the run cannot be resumed", str(path))
         for series in layout.series:
@@ -447,11 +448,11 @@ def _check_resumable(path: Path, layout: Layout) -> None:
 
 def read_thermo(path: str | Path) -> dict[str, np.ndarray]:
     """The thermo table of a run's file: column name -> array. InputError if the file cannot be read."""
-    with open_run(path) as file:
+    with reading(path) as file:
         return {name: dataset[()] for name, dataset in file[THERMO].items()}
 
 
 def read_deck(path: str | Path) -> tuple[str, dict[str, Any]]:
     """Text of the deck and settings in force, from a run's file."""
-    with open_run(path) as file:
+    with reading(path) as file:
         return file["spinmd/deck/text"].asstr()[()], json.loads(file["spinmd/deck/settings"].asstr()[()])

@@ -4,6 +4,7 @@ Nothing is computed twice at one configuration: results are kept until positions
 that know spins and for those that do not.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -13,9 +14,10 @@ from spinmd.backend import Backend, make_backend
 from spinmd.couplings import SpinHamiltonian
 from spinmd.errors import DivergedError, InputError
 from spinmd.neighbors import DEFAULT_SKIN, NeighbourLists
-from spinmd.protocols import Aux, Code, Evaluation, Need, Potential, TermOutput
+from spinmd.protocols import Aux, Code, Evaluation, Need, Potential, Status, TermOutput
 from spinmd.spin_temperature import sampled_curvature, spin_temperature
 from spinmd.state import State
+from spinmd.units import AMU
 
 
 class _Group:
@@ -53,6 +55,8 @@ class Model:
         self.names = _unique_names([term.name for term in self.terms])
         self.magnetic_terms = np.array([bool(term.magnetic) for term in self.terms], dtype=bool)
         self.aux: Aux | None = None
+        self.acceleration_limit = math.inf  # Å/ps²; a larger one is a divergence
+        self._least_mass = float(state.masses.min()) * AMU
         natoms = state.natoms
         self._energies = np.zeros(len(self.terms))
         lattice = [k for k, term in enumerate(self.terms) if not term.magnetic]
@@ -162,13 +166,17 @@ class Model:
             group.version = (-1, -1)
         self._couplings_version = -1
 
+    def farthest(self) -> float:
+        """Å; an atom farther than this from the origin is as lost as NaN."""
+        return 1.0e6 + float(np.abs(self.state.cell).sum())
+
     def _check_positions(self) -> None:
-        limit = 1.0e6 + np.abs(self.state.cell).sum()  # Å; farther than this is as lost as NaN
-        bad = ~(np.abs(self.state.positions) < limit).all(axis=1)
-        if bad.any():
-            atom = int(self.state.ids[np.argmax(bad)])
+        good = (np.abs(self.state.positions) < self.farthest()).all(axis=1)
+        if not good.all():
+            atom = int(np.argmin(good))
             raise DivergedError(
-                f"atom {atom} is lost: its position is not a number or far away; try a shorter timestep"
+                f"{named(self.state, atom)} is lost: its position is not a number or far away",
+                atom=int(self.state.ids[atom]),
             )
 
     # ------------------------------------------------------------------ evaluation
@@ -177,7 +185,7 @@ class Model:
         """Energy by term and whatever else ``need`` asks for, at the present positions and spins.
 
         The arrays of the Evaluation are buffers of the model, valid until the next call; only what ``need`` names is
-        valid. Raises DivergedError if a term fails.
+        valid. Raises DivergedError if a term fails, if a number is not finite, or if a force exceeds ``acceleration_limit``.
         """
         self.update_lists()
         for group in self._groups:
@@ -209,11 +217,96 @@ class Model:
             term = self.terms[k]
             out = TermOutput(self._energies[k : k + 1], group.forces, group.fields, group.virial)
             status = term.add(self.state, self.pairs(k), out, need)
-            if status is not None and not status.ok and status.code is not Code.NOT_CONVERGED:
-                where = f" at atom {status.atom}" if status.atom >= 0 else ""
-                raise DivergedError(f"{self.names[k]} failed{where}: {status.message or status.code.name.lower()}")
+            self._judge(k, status)
+        self._look(group, need)
         group.version = version
         group.have = need
+
+    def _judge(self, term: int, status: Status | None) -> None:
+        if status is not None and not status.ok and status.code is not Code.NOT_CONVERGED:
+            where = f" at atom {status.atom}" if status.atom >= 0 else ""
+            name = self.names[term]
+            message = f"{name} failed{where}: {status.message or status.code.name.lower()}"
+            raise DivergedError(message + self._closest(status.atom), atom=status.atom, term=name)
+
+    def _look(self, group: _Group, need: Need) -> None:
+        """DivergedError if what has just been evaluated is not finite, or if a force is too large for any step."""
+        large = self._least_mass * self.acceleration_limit
+        for name, flag in (("forces", Need.FORCE), ("fields", Need.FIELD)):
+            if flag in need:
+                array = getattr(group, name)
+                total = float(
+                    np.einsum("ij,ij->", array, array)
+                )  # with two cheap passes over the atoms nothing is missed
+                if not math.isfinite(total) or (flag is Need.FORCE and total > large * large):
+                    self._complain(group, flag)
+        if Need.ENERGY in need and not math.isfinite(float(self._energies[group.terms].sum())):
+            bad = next(k for k in group.terms if not math.isfinite(self._energies[k]))
+            raise DivergedError(f"the energy of {self.names[bad]} is not a number", term=self.names[bad])
+
+    def check_forces(self) -> None:
+        """DivergedError if a force at the present state exceeds ``acceleration_limit``."""
+        self.evaluate(Need.FORCE)
+        if self._groups:
+            self._complain(self._groups[-1], Need.FORCE)
+
+    def _complain(self, group: _Group, flag: Need) -> None:
+        """Name atom and term of a force or field that is not finite or too large; nothing happens if none is after all."""
+        self._check_positions()
+        spins = np.isfinite(self.state.spins).all(axis=1)
+        if not spins.all():
+            atom = int(np.argmin(spins))
+            raise DivergedError(
+                f"the spin of {named(self.state, atom)} is not a number", atom=int(self.state.ids[atom])
+            )
+        array, what = (group.forces, "force") if flag is Need.FORCE else (group.fields, "field")
+        sizes = np.linalg.norm(array, axis=1)
+        limit = self.state.masses * AMU * self.acceleration_limit if flag is Need.FORCE else np.inf
+        bad = ~np.isfinite(sizes) | (sizes > limit)
+        if not bad.any():
+            return
+        atom = int(np.argmax(np.where(np.isfinite(sizes), np.where(bad, sizes, -1.0), np.inf)))
+        best, term = -1.0, ""
+        for name, forces, fields in self.by_term(flag):
+            own = float(np.linalg.norm((forces if flag is Need.FORCE else fields)[atom]))
+            if (own if math.isfinite(own) else math.inf) > best:
+                best, term = (own if math.isfinite(own) else math.inf), name
+        size = "is not a number"
+        if math.isfinite(sizes[atom]):
+            size = f"is {sizes[atom]:.3g} eV/Å, more than this timestep can follow"
+        original = int(self.state.ids[atom])
+        raise DivergedError(
+            f"the {what} of {term} on {named(self.state, atom)} {size}{self._closest(original)}",
+            atom=original, term=term,
+        )  # fmt: skip
+
+    def _closest(self, original: int) -> str:
+        """A clause on the nearest neighbour of an atom where that is close enough to be the reason."""
+        if original < 0 or not self.lists.lists:
+            return ""
+        atom = int(np.flatnonzero(self.state.ids == original)[0])
+        pairs = self.lists.pairs(self.lists.radii[0])
+        others = pairs.neighbours[pairs.start[atom] : pairs.start[atom + 1]]
+        others = others[others != pairs.dummy]
+        if not len(others):
+            return ""
+        distances = np.linalg.norm(pairs.packed[others, :3] - pairs.packed[atom, :3], axis=1)
+        nearest = int(np.argmin(distances))
+        other = int(pairs.owner[others[nearest]])
+        return f" (its nearest atom, {named(self.state, other)[5:]}, is {distances[nearest]:.3g} Å away)"
+
+    def by_term(self, need: Need) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Name, forces (N, 3) and fields (N, 3) of one term after the other, as far as ``need`` asks, at the present state.
+
+        The arrays are used again for the next term.
+        """
+        self.update_lists()
+        forces, fields = np.zeros((2, self.state.natoms, 3))
+        for k, term in enumerate(self.terms):
+            forces[:], fields[:] = 0.0, 0.0
+            out = TermOutput(np.zeros(1), forces, fields, np.zeros((3, 3)))
+            self._judge(k, term.add(self.state, self.pairs(k), out, need & (term.provides | Need.ENERGY)))
+            yield self.names[k], forces, fields
 
     def pairs(self, term: int):
         """The neighbour list of a term, or None for a term without one."""
@@ -249,7 +342,8 @@ class Model:
         self.update_lists()
         energy, virial = np.zeros(1), np.zeros((3, 3))
         for k in self.live_terms():
-            self.terms[k].add(self.state, self.pairs(k), TermOutput(energy, self._nothing, fields, virial), Need.FIELD)
+            out = TermOutput(energy, self._nothing, fields, virial)
+            self._judge(k, self.terms[k].add(self.state, self.pairs(k), out, Need.FIELD))
 
     def spin_temperature(self) -> float:
         """Configurational temperature of the spins, K; nan where it is not defined (no torque-bearing energy).
@@ -262,6 +356,11 @@ class Model:
         fields = self.evaluate(Need.FIELD).fields
         live = sampled_curvature(self.state, self.add_live_fields) if self.live_terms() else 0.0
         return spin_temperature(self.state, fields, self.couplings(), live)
+
+
+def named(state: State, atom: int) -> str:
+    """``atom 17 (Fe)``, by its original index, for the atom at a present index."""
+    return f"atom {state.ids[atom]} ({state.symbols[state.species[atom]]})"
 
 
 def _unique_names(names: list[str]) -> tuple[str, ...]:

@@ -158,13 +158,17 @@ class NeighbourLists:
         inverse = np.linalg.inv(cell)
         margins = np.where(state.pbc, reach / cell_heights(cell), -1.0)
         counts = np.zeros(state.natoms + 1, dtype=np.int64)
-        count_ghosts(positions, inverse, margins, counts)
-        n_ext = state.natoms + int(counts[-1])
-        if n_ext >= 2**31 - 64:
+        images = state.natoms * (float(np.prod(1.0 + 2.0 * np.maximum(margins, 0.0))) - 1.0)  # on average
+        if images < 2.0**31:  # far more would not even be counted right
+            count_ghosts(positions, inverse, margins, counts)
+            images = int(counts[-1])
+        if state.natoms + images >= 2**31 - 64:
             raise InputError(
-                f"a cutoff of {self.radii[0]:g} Å needs {n_ext - state.natoms} periodic images; choose a larger cell",
-                "structure",
+                f"a cutoff of {self.radii[0]:g} Å and a skin of {self.skin:g} Å need {images:.3g} periodic images; "
+                "choose a larger cell or a smaller skin",
+                "neighbours.skin" if self.skin > self.radii[0] else "structure",
             )
+        n_ext = state.natoms + images
         self._reserve(n_ext + 1)
         self._n_ext = n_ext
         self._owner[: state.natoms] = np.arange(state.natoms, dtype=np.int32)

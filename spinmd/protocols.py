@@ -242,7 +242,10 @@ class Frame:
 
 
 class Reporter(Protocol):
-    """Looks at a run every ``every`` steps (0: only at the end) with the quantities it ``needs``."""
+    """Looks at a run every ``every`` steps (0: only at the end) with the quantities it ``needs``.
+
+    One with an attribute ``stores = False`` keeps nothing, and the state is not checked before it looks.
+    """
 
     every: int
     needs: Need

@@ -258,12 +258,14 @@ class CheckpointReporter:
         self.every = every
         self.writer = writer
         self.extra = extra
+        self.last_step: int | None = None  # of the last checkpoint written here
 
     def report(self, frame: Frame) -> None:
         if frame.reason == "diverged":
             self.writer.publish()
         else:
             self.writer.checkpoint(frame, self.extra(frame) if self.extra is not None else None)
+            self.last_step = frame.step
 
     def close(self) -> None:
         self.writer.close()
@@ -273,6 +275,7 @@ class ProgressReporter:
     """A progress bar on the error stream: steps/s, time left, µs per atom-step; none if quiet or not on a terminal."""
 
     needs = Need.NONE
+    stores = False
 
     def __init__(
         self, steps: int, natoms: int, *, first_step: int = 0, quiet: bool = False, stream: TextIO | None = None

@@ -20,6 +20,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from spinmd.integrity import SIGNED_BYTES, signature, verify
+
 try:
     import fcntl
 except ImportError:  # not a POSIX system: two runs writing to one file are not noticed there
@@ -28,10 +30,10 @@ except ImportError:  # not a POSIX system: two runs writing to one file are not 
 PENDING_BYTES = 256 * 1024
 CHUNK_BYTES = 256 * 1024
 MERGE_BLOCK_BYTES = 16 * 1024 * 1024
-COMPRESSION = {
-    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
-    "lzf": {"compression": "lzf", "shuffle": True},
-    "none": {},
+COMPRESSION: dict[str, dict[str, Any]] = {
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},  # has a checksum of its own
+    "lzf": {"compression": "lzf", "shuffle": True, "fletcher32": True},
+    "none": {"fletcher32": True},
 }
 
 
@@ -100,7 +102,8 @@ class Layout:
             series.create(file, self.compression)
         if constants:
             for constant in self.constants:
-                file.create_dataset(constant.path, data=constant.values).attrs["unit"] = constant.unit
+                made = file.create_dataset(constant.path, data=constant.values, chunks=True, fletcher32=True)
+                made.attrs["unit"] = constant.unit
         self.link(file)
 
     def link(self, file: h5py.File) -> None:
@@ -129,8 +132,10 @@ class Segment:
 def open_file(path: str | Path, locking: bool | None = False) -> h5py.File:
     """An HDF5 file for reading, by default without a lock: some file systems have none. ``locking``: as for h5py.
 
-    HDF5 refuses a file that this process has open with another ``locking``: the other choice is tried then.
+    HDF5 refuses a file that this process has open with another ``locking``: the other choice is tried then. OSError for a
+    damaged file.
     """
+    verify(path)
     try:
         return h5py.File(path, "r", locking=locking)
     except OSError as error:
@@ -199,6 +204,14 @@ class _Bytes(io.RawIOBase):
             done = self._keep(os.pwrite, self._descriptor, rest, position) or 0
             rest, position = rest[done:], position + done
 
+    def sign(self) -> None:
+        """Put the digest of the content behind it, unless it is too much to be read again."""
+        self._drain()
+        if self.error is None and self._end <= SIGNED_BYTES:
+            content = self._keep(os.pread, self._descriptor, self._end, 0)
+            if content is not None:
+                self._put(signature(content), self._end)
+
     def truncate(self, size=None):
         size = self._position if size is None else size
         self._drain()
@@ -220,12 +233,16 @@ class _Bytes(io.RawIOBase):
 
 
 class NewFile(h5py.File):
-    """A new HDF5 file in the oldest format that every reader knows; ``check`` and ``close`` raise what the disk says."""
+    """A new HDF5 file; ``check`` and ``close`` raise what the disk says.
+
+    In the format of HDF5 1.10 (2016), which virtual datasets need anyway: its headers and indices carry checksums. In the
+    older one a damaged byte there can give other numbers, and can make HDF5 hang.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self._bytes = _Bytes(path)
-        super().__init__(self._bytes, "w")
+        super().__init__(self._bytes, "w", libver=("v110", "v110"))
 
     def check(self) -> None:
         """Raise the first failure so far, an OSError, or an interrupt that came while bytes were being written."""
@@ -233,7 +250,9 @@ class NewFile(h5py.File):
             raise self._bytes.error
 
     def close(self) -> None:
-        super().close()
+        if self:
+            super().close()
+            self._bytes.sign()
         self._bytes.close()
         self.check()
 

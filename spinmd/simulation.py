@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from spinmd.errors import InputError
+from spinmd.errors import DivergedError, InputError
 from spinmd.h5md import TrajectoryWriter
 from spinmd.model import Model
 from spinmd.output import parts_folder
@@ -210,7 +210,14 @@ class Simulation:
                 stop=stop,
                 resumed=resumed,
                 result=self._now,
+                limits=None if stage.run is None else stage.run.limits,
             )
+        except DivergedError as error:
+            self._closed = True
+            saved = [r.last_step for r in self._file if isinstance(r, CheckpointReporter) and r.last_step is not None]
+            if saved:
+                error.args = (f"{error}; the checkpoint of step {saved[0]} is kept in {self._output.file}",)
+            raise
         except BaseException:
             self._closed = True  # the state may be in the middle of a step
             raise
@@ -351,12 +358,12 @@ class Simulation:
 
         The virial is None where a term has none. Raises InputError if a number is not finite (atoms upon each other).
         """
-        evaluation = self.model.evaluate(Need.ALL)
+        try:
+            evaluation = self.model.evaluate(Need.ALL)
+        except DivergedError as error:
+            raise InputError(str(error), "structure") from None
         virial = all(Need.VIRIAL in term.provides for term in self.model.terms)
         forces, fields = (self.state.original_order(a) for a in (evaluation.forces, evaluation.fields))
-        for name, array in (("energies", evaluation.energies), ("forces", forces), ("fields", fields)):
-            if not np.isfinite(array).all():
-                raise InputError(f"{name} are not finite; atoms may be much too close to each other", "structure")
         return {
             "natoms": self.state.natoms,
             "energy": evaluation.energy,

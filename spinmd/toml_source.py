@@ -11,6 +11,7 @@ from typing import Any
 from spinmd.errors import InputError
 
 Place = tuple[str | int, ...]
+DEEPEST = 50  # tables and lists inside one another
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -101,12 +102,27 @@ class TomlSource:
 def parse(text: str, name: str) -> dict[str, Any]:
     """The tables of TOML text; InputError with line and column otherwise."""
     try:
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
+        _check_depth(tables)
+        return tables
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         reason, _, position = message.rpartition(" (at ")
         place = f"{name}, {position.rstrip(')')}" if reason else name
         raise InputError(f"not valid TOML: {(reason or message)[:1].lower()}{(reason or message)[1:]}", place) from None
+    except RecursionError:
+        raise InputError("brackets or tables are nested far too deeply for a deck", name) from None
+
+
+def _check_depth(tables: dict[str, Any]) -> None:
+    """RecursionError for tables deeper than any code that walks through a deck could follow."""
+    level: list[Any] = [tables]
+    for _ in range(DEEPEST):
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [one for one in level if isinstance(one, (dict, list))]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _plain(value: Any) -> Any:

@@ -4,8 +4,8 @@
 
 The model is a file that training or ``spinmd convert`` wrote. Its parts are the network (``potential_network``) and
 the classical prior; either may be absent. Everything that a user can get wrong is found when the term meets the
-state: elements that the model does not know, spins on elements that it calls non-magnetic; spins and distances far
-outside the training data give one warning.
+state: elements that the model does not know, spins on elements that it calls non-magnetic. Spins and distances far
+outside the training data give one warning each, whenever in a run they come up.
 """
 
 import warnings
@@ -78,6 +78,8 @@ class DeepSpin(Term):
         self.parts: list[Part] = make_parts(model, self.parameters.precision)
         self._reach = 0.0
         self._warned: set[str] = set()
+        self._looked_at: Pairs | None = None  # the list that was looked at last, and its version then
+        self._looked_version = -1
 
     @classmethod
     def of(cls, model: DeepSpinModel, precision: str = "float64", name: str | None = None) -> "DeepSpin":
@@ -103,7 +105,7 @@ class DeepSpin(Term):
                 f"no spins on {state.symbols[state.species[i]]}; remove it or take another model",
                 self.name,
             )
-        self._warn_of_spins(state, lengths)
+        self._warn_of_spins(state)
         self._shift = float(np.bincount(self.elements_of_atoms, minlength=len(model.elements)) @ model.shift)
         for part in self.parts:
             part.prepare(state, self.elements_of_atoms)
@@ -126,22 +128,29 @@ class DeepSpin(Term):
             self._warned.add(what)
             warnings.warn(f"{self.name}: {message}", stacklevel=3)
 
-    def _warn_of_spins(self, state, lengths) -> None:
+    def _left_range(self, what: str, state, message: str) -> None:
+        """Warn once, and keep for the end of a run that diverges, that the model is asked for what it has not learnt."""
+        step = f"at step {state.clock.step} " if state.clock.step else ""
+        self.out_of_range = self.out_of_range or step + message
+        self._warn(what, step + message)
+
+    def _warn_of_spins(self, state) -> None:
         seen = self.model.seen
-        if seen is None:
+        if seen is None or "spins" in self._warned:
             return
+        lengths = np.sqrt(np.einsum("ij,ij->i", state.spins, state.spins))
         low, high = seen.spin_length[self.elements_of_atoms].T
         outside = (lengths < (1.0 - OUTSIDE) * low) | (lengths > (1.0 + OUTSIDE) * high)
         if outside.any():
             i = int(np.argmax(outside))
-            self._warn(
-                "spins",
+            self._left_range(
+                "spins", state,
                 f"atom {state.ids[i]} ({state.symbols[state.species[i]]}) has a spin of {lengths[i]:.4g} µB, the training data had "
                 f"{low[i]:.4g} to {high[i]:.4g} µB ({int(outside.sum())} such atoms)",
-            )
+            )  # fmt: skip
 
     def _look_at_list(self, state, pairs) -> None:
-        """Warn, at the first evaluation, of atoms closer than any seen and of more neighbours than the network has slots."""
+        """Warn of atoms closer than any seen, and of more neighbours than the network has slots."""
         n = len(self.model.elements)
         shortest, slots = np.zeros((n, n)), np.zeros((n, n), dtype=np.int64)
         if self.model.seen is not None:
@@ -154,11 +163,11 @@ class DeepSpin(Term):
         )  # fmt: skip
         if i >= 0:
             limit = shortest[self.elements_of_atoms[i], self.elements_of_atoms[j]]
-            self._warn(
-                "distance",
+            self._left_range(
+                "distance", state,
                 f"atoms {state.ids[i]} and {state.ids[j]} are {distance:.4g} Å apart, the shortest distance of this pair of "
                 f"elements in the training data is {limit:.4g} Å",
-            )
+            )  # fmt: skip
         if network is not None:
             centre, other = np.unravel_index(np.argmax(slots - np.asarray(network.sel)[None, :]), (n, n))
             if slots[centre, other] > network.sel[other]:
@@ -172,9 +181,11 @@ class DeepSpin(Term):
     # ------------------------------------------------------------------ evaluation
 
     def add(self, state, pairs, out, need) -> Status:
-        if "list" not in self._warned:
-            self._warned.add("list")
+        if pairs is not self._looked_at or Need.ENERGY in need and pairs.version != self._looked_version:
+            # at each new list, and whenever somebody looks at the energy: ASE, a thermo row
+            self._looked_at, self._looked_version = pairs, pairs.version
             self._look_at_list(state, pairs)
+        self._warn_of_spins(state)
         out.energy[0] += self._shift
         for part in self.parts:
             status = part.add(state, pairs, out, need)

@@ -175,9 +175,7 @@ class NetworkPart:
         bad = self._work.bad
         if bad.max() >= 0:
             atom = int(bad[bad >= 0][0])
-            message = (
-                "another atom is closer than half the shortest distance in the training data; try a shorter timestep"
-            )
+            message = "another atom is closer than half the shortest distance in the training data"
             return Status(Code.DIVERGED, int(state.ids[atom]), "deepspin", message)
         if not np.isfinite(energy):
             atom = int(np.argmin(np.isfinite(self.atom_energies)))

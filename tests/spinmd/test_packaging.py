@@ -40,7 +40,7 @@ LAYERS = (
         "selection",
     }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
-    | {"run", "drift", "output", "h5md", "segments", "checkpoint", "reporters"}
+    | {"run", "divergence", "drift", "output", "integrity", "h5md", "segments", "checkpoint", "reporters"}
     | {"trajectory", "stored_arrays", "snapshot"},
     set(ROOMS),
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import spinmd
 from spinmd import segments, stored_arrays
 from spinmd.errors import InputError
+from spinmd.integrity import MARK
 from spinmd.output import parts_folder
 
 run = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("analytic_run.py"))))
@@ -423,6 +424,10 @@ def test_a_damaged_chunk_is_one_sentence(tmp_path):
     with open(path, "r+b") as file:
         file.seek(info.byte_offset + 20)
         file.write(b"\xff" * 20)
+    with pytest.raises(InputError, match="damaged"):
+        spinmd.Trajectory(path)
+    # as a file that is too large for a checksum of the whole
+    path.write_bytes(path.read_bytes().rpartition(MARK)[0])
     with spinmd.Trajectory(path) as trajectory:
         assert trajectory.positions[0].shape == (5, 3)
         with pytest.raises(InputError, match="damaged or cut short"):
