@@ -130,6 +130,8 @@ def open_run(path: str | Path, locking: bool | None = False) -> h5py.File:
     Raises InputError if it is missing, damaged, not spinmd's, or has lost the folder of its segments.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError("is a folder; give the file in it that a run wrote, such as fe.h5", str(path))
     if not path.is_file():
         raise InputError("there is no such file; give the file that a run wrote, such as fe.h5", str(path))
     try:

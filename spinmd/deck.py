@@ -159,20 +159,17 @@ class Deck(Parameters):
 
         Absolute path -> hexadecimal digits. The structure is not among them: a run reads it once.
         """
+        return digests(self.files_of_potentials())
+
+    def files_of_potentials(self) -> list[Path]:
+        """The files that ``fingerprints`` is about, in the order of the deck."""
         paths: list[Path] = []
         for table in (*self.potential, *(table for stage in self.stage for table in stage.potential)):
             module, colon, _ = table.kind.partition(":")
             beside = self.folder.joinpath(*module.split(".")).with_suffix(".py")
             paths += [beside] if colon and beside.is_file() else []
             paths += _paths(table.parameters)
-        result = {}
-        for path in dict.fromkeys(paths):
-            try:
-                with path.open("rb") as file:
-                    result[str(path.absolute())] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise InputError(f"cannot be read ({error.strerror})", str(path)) from None
-        return result
+        return list(dict.fromkeys(paths))
 
     def writing(self, file: Path) -> "Deck":
         """The same deck with its output in ``file``."""
@@ -191,6 +188,18 @@ class Deck(Parameters):
         """What is run, in order: the deck's own tables first, then each [[stage]]."""
         own = Stage.model_construct(name="", **{name: getattr(self, name) for name in STAGE_TABLES})
         return [own, *self.stage]
+
+
+def digests(paths: Iterable[Path]) -> dict[str, str]:
+    """Absolute path -> hexadecimal SHA-256 of each file; InputError for one that cannot be read."""
+    result = {}
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                result[str(path.absolute())] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", str(path)) from None
+    return result
 
 
 STAGE_TABLES = ("potential", "neighbours", "integrator", "run", "output")

@@ -338,9 +338,21 @@ class TrajectoryWriter:
             _check_resumable(self.path, layout)
         self._natoms, self._atoms = state.natoms, self.parameters.chosen(state)
         self._boundary = ["periodic" if periodic else "none" for periodic in state.pbc]
+        fresh = not self.parts.exists()
         self.parts.mkdir(exist_ok=True)
         if not self._lock.acquire():
-            raise InputError(f"another run is writing {self.path} at this moment; choose another name", "output.file")
+            way_out = "wait for it" if self._resume else "wait for it or choose another name"
+            raise InputError(f"another run is writing {self.path} at this moment; {way_out}", "output.file")
+        try:
+            self._take_over(layout)
+        except BaseException:  # somebody else may want to go on with the file
+            if fresh:
+                shutil.rmtree(self.parts, ignore_errors=True)
+            self._lock.release()
+            raise
+
+    def _take_over(self, layout: Layout) -> None:
+        """Tidy what a killed run has left, and with ``resume`` go on with what there is."""
         sync_folder(self.parts.parent)
         remove(self.parts.glob("*.tmp"))  # what a killed run was just writing, which may be all that fills the disk
         leftover = [path for path in self.parts.iterdir() if path != self._lock.path]

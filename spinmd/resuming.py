@@ -51,6 +51,8 @@ def resume(
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise InputError(f"expected a whole number of further steps, at least 1, got {steps!r}", "--steps")
     check_device(device)
+    if folder is not None and not Path(folder).expanduser().is_dir():
+        raise InputError(f"there is no folder {folder}; name the one where the deck's files are now", "--folder")
     try:
         _check_name(path)
         state, aux, history, meta = read_checkpoint(path)
@@ -143,7 +145,7 @@ def _compare(now: Mapping[str, str], then: Mapping[str, str], folder: str) -> No
         for (name, digest), (_, old) in zip(now.items(), then.items(), strict=True):
             if digest != old:
                 raise InputError(
-                    f"{name} has changed since the run began; bring back what it was, or go on with it as it is with --force"
+                    f"{name} is not what the run read when it last went on; bring that back, or go on with it as it is with --force"
                 )
         return
     raise InputError(f"the run reads other files than when it began in {folder}; go on nevertheless with --force")

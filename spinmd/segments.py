@@ -414,6 +414,7 @@ class FolderLock:
 
     def acquire(self) -> bool:
         """True if the lock is ours (or cannot be had on this file system); False if another process holds it."""
+        self.release()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         if fcntl is None:
             return True

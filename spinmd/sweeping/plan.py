@@ -20,7 +20,7 @@ import h5py
 from spinmd.checkpoint import GROUP as CHECKPOINT
 from spinmd.checkpoint import open_run
 from spinmd.complaints import raise_all
-from spinmd.deck import Deck, load_deck
+from spinmd.deck import Deck, digests, load_deck
 from spinmd.errors import InputError
 from spinmd.output import parts_folder
 from spinmd.sweeping.values import MOST_POINTS, parse_over, same, shown
@@ -63,6 +63,7 @@ class Plan:
     points: list[Point]
     decks: dict[tuple[int, ...], Deck] = field(default_factory=dict)
     kept: list[dict] = field(default_factory=list)  # points of earlier commands, as in sweep.json
+    inputs: dict[str, str] = field(default_factory=dict)  # SHA-256 of the files that the points read, by path
 
     @property
     def keys(self) -> list[str]:
@@ -274,8 +275,10 @@ def adopt(plan: Plan, found: dict[str, Any] | None, folder: Path) -> None:
 
     Values of the earlier sweep come first, new ones are appended. Raises InputError if it was another sweep.
     """
+    plan.inputs = digests(_files(plan.decks.values()))
     if found is not None:
         _check_same(plan, found, folder)
+        plan.inputs = found.get("inputs", {}) | plan.inputs
         values = {key: list(entries) for key, entries in found["values"].items()}
         for key in values:
             known = {same(value) for value in values[key]}
@@ -310,6 +313,19 @@ def _check_same(plan: Plan, found: dict[str, Any], folder: Path) -> None:
         raise InputError(
             f"{key} differs from what the sweep in {folder} has; {way_out}", plan.source.place(_place(key))
         )
+    for name, digest in plan.inputs.items():
+        if found.get("inputs", {}).get(name, digest) != digest:
+            raise InputError(
+                f"{name} has changed since the sweep in {folder} began; bring back what it was, or {way_out}"
+            )
+
+
+def _files(decks: Iterable[Deck]) -> list[Path]:
+    """What the decks read: structures, potentials, models, plug-ins; each once."""
+    paths: dict[Path, None] = {}
+    for deck in decks:
+        paths |= dict.fromkeys([*([deck.structure.file] if deck.structure.file else []), *deck.files_of_potentials()])
+    return list(paths)
 
 
 def _place(key: str) -> tuple[str | int, ...]:
@@ -356,7 +372,8 @@ def manifest(plan: Plan) -> dict[str, Any]:
         for p in plan.points
     ]
     points = sorted([*points, *plan.kept], key=lambda entry: entry["index"])
-    return {"spinmd_sweep": VERSION, "deck": deck, "values": plan.values, "seeds": plan.seeds, "points": points}
+    parts = {"deck": deck, "inputs": plan.inputs, "values": plan.values, "seeds": plan.seeds, "points": points}
+    return {"spinmd_sweep": VERSION, **parts}
 
 
 def remove_sweep(folder: Path, found: dict[str, Any] | None) -> None:

@@ -138,7 +138,7 @@ def _split(text: str, key: str) -> list[str]:
 def _range(found: re.Match, entry: str, key: str) -> list:
     """In decimal arithmetic, so that 0:1:0.1 gives 0.3 and not 0.30000000000000004."""
     if found[3] is None:
-        raise InputError(f"a range is start:stop:step, {entry} has no step", f"--over {key}")
+        raise InputError(f"a range is first:last:step, {entry} has no step", f"--over {key}")
     first, last, step = (Decimal(found[k]) for k in (1, 2, 3))
     if step == 0 or (last - first) / step < 0:
         raise InputError(f"the range {entry} never reaches its end", f"--over {key}")

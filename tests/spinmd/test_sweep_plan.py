@@ -141,6 +141,22 @@ def test_average_over_seeds():
     np.testing.assert_allclose(error, [1.0, 0.4, nan, 0.25])
 
 
+def test_a_changed_file_is_another_sweep(tmp_path):
+    """A potential's file between two commands: its points would be averaged with those of the old one."""
+    table = tmp_path / "J.dat"
+    table.write_text("0.5 0.0\n2.0 0.01\n2.5 0.01\n4.0 0.0\n")
+    exchange = {"kind": "exchange", "parameters": {"form": "table", "file": str(table), "cutoff": 4.0}}
+    deck = {**DECK, "potential": [exchange]}
+    first = make_plan(deck, {"run.steps": [1, 2]})
+    named(first)
+    found = json.loads(json.dumps(manifest(first)))
+    assert list(found["inputs"]) == [str(table)]
+    named(make_plan(deck, {"run.steps": [3]}), found, tmp_path)
+    table.write_text("0.5 0.0\n2.0 0.02\n2.5 0.01\n4.0 0.0\n")
+    with pytest.raises(InputError, match="J.dat has changed since the sweep"):
+        named(make_plan(deck, {"run.steps": [3]}), found, tmp_path)
+
+
 def test_a_foreign_or_damaged_table(tmp_path):
     plan = make_plan(DECK, OVER)
     named(plan)
