@@ -10,21 +10,25 @@ from spinmd.parameters import Parameters, Time
 
 
 def _ensemble(value: Any) -> Any:
-    if value in ("npt", "tspin-nve", "monte-carlo"):
-        raise PydanticCustomError("ensemble", 'this version has no such ensemble; write "nve", "langevin" or "nvt"')
+    if value in ("npt", "tspin-nve"):
+        raise PydanticCustomError(
+            "ensemble", 'this version has no such ensemble; write "nve", "langevin", "nvt" or "monte-carlo"'
+        )
     return value
 
 
 class IntegratorParameters(Parameters):
     """How the state moves in time."""
 
-    ensemble: Annotated[Literal["nve", "langevin", "nvt"], BeforeValidator(_ensemble)] = Field(
+    ensemble: Annotated[Literal["nve", "langevin", "nvt", "monte-carlo"], BeforeValidator(_ensemble)] = Field(
         "nve",
         description="nve: constant energy, apart from Gilbert damping at zero temperature; langevin: stochastic baths, "
         "spin_damping for the spins and lattice_friction for the lattice; nvt: a thermostat for the lattice, and noise for the "
-        "spins where spin_damping is given; see docs/baths.md",
+        "spins where spin_damping is given; monte-carlo: of the spins, a step is a sweep, without time; see docs/baths.md",
     )
-    timestep: Time = Field(description="length of a step; a plain number is in ps", gt=0.0)
+    timestep: Time | None = Field(
+        None, description="length of a step; a plain number is in ps; required, but for monte-carlo", gt=0.0
+    )
     lattice: Literal["moving", "frozen"] = Field("moving", description="whether atoms move")
     spins: Literal["moving", "frozen"] = Field("moving", description="whether spins move")
     temperature: BathTemperature | None = Field(
@@ -69,6 +73,12 @@ class IntegratorParameters(Parameters):
     max_iterations: int = Field(
         60, ge=1, description="midpoint solvers: more iterations than this are reported as not converged"
     )
+    move: Literal["heat-bath", "metropolis"] = Field(
+        "heat-bath",
+        description="monte-carlo: heat-bath draws each direction anew from its distribution, metropolis turns it by a random "
+        "amount that is adapted to accept half of the moves",
+    )
+    over_relaxation: int = Field(1, ge=0, description="monte-carlo: sweeps of over-relaxation after each sweep")
     splitting: str | None = Field(
         None,
         description='order of the elementary flows, for example "V S R S V" (the default; "V R S R V" for potentials '

@@ -22,31 +22,51 @@ class TemperatureRamp(Parameters):
         return Ramp(((0.0, self.start), (time, self.end))) if time else Ramp.constant(self.end)
 
 
-_TEMPERATURE, _RATE, _NUMBER = (TypeAdapter(Annotated[kind, Field(ge=0.0)]) for kind in (Temperature, Rate, float))
-RAMP_KEYS = {"start", "end", "time"}
+_TEMPERATURE, _RATE, _NUMBER = (TypeAdapter(kind) for kind in (Temperature, Rate, float))
+RAMP_KEYS = ("start", "end", "time")
 
 
-def _checked(adapter: TypeAdapter, value: Any, name: str = "") -> Any:
+def _refuse(name: str, reason: str) -> None:
+    where = f"{name}: " if name else ""
+    raise PydanticCustomError("value", "{where}{reason}", {"where": where, "reason": reason})
+
+
+def _checked(adapter: TypeAdapter, value: Any, name: str = "") -> float:
+    """A finite number, at least zero; ``name``: of the element, group or key that it is for."""
+    if isinstance(value, bool):
+        _refuse(name, f"expected a number, got {str(value).lower()}")
     try:
-        return adapter.validate_python(value)
+        number = adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in (name, *first["loc"]) if part != "")
-        raise PydanticCustomError(
-            "value", "{place}{reason}", {"place": place + ": " if place else "", "reason": first["msg"]}
-        ) from None
+        _refuse(name, first["msg"] if first["type"] == "quantity" else f"expected a number, got {value!r}")
+    if not 0.0 <= number < float("inf"):
+        _refuse(name, f"must be at least 0, got {value!r}")
+    return number
 
 
-def _one_temperature(value: Any, name: str = "") -> Any:
+def _one_temperature(value: Any, name: str = "") -> float | TemperatureRamp:
     if isinstance(value, TemperatureRamp):
         return value
-    if isinstance(value, dict):
-        return _checked(TypeAdapter(TemperatureRamp), value, name)
-    return _checked(_TEMPERATURE, value, name)
+    if not isinstance(value, dict):
+        return _checked(_TEMPERATURE, value, name)
+    unknown = [key for key in value if key not in RAMP_KEYS]
+    if unknown:
+        _refuse(name, f"{unknown[0]} is unknown in a ramp; known are {', '.join(RAMP_KEYS)}")
+    missing = [key for key in ("start", "end") if key not in value]
+    if missing:
+        _refuse(name, f"a ramp needs {missing[0]}, for example {{ start = 10, end = 900 }}")
+    try:
+        return TemperatureRamp.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(filter(None, (name, str(first["loc"][0]))))
+        reason = {"greater_than": "must be above 0", "greater_than_equal": "must be at least 0"}.get(first["type"])
+        _refuse(key, f"{reason}, got {first['input']!r}" if reason else first["msg"])
 
 
 def _temperature(value: Any) -> Any:
-    if isinstance(value, dict) and not (set(value) & RAMP_KEYS):
+    if isinstance(value, dict) and not any(key in value for key in RAMP_KEYS):
         if not value:
             raise PydanticCustomError("empty", "an empty table; name an element or a group")
         return {name: _one_temperature(one, name) for name, one in value.items()}

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from spinmd.resuming import resume
     from spinmd.simulation import Simulation
     from spinmd.state import State
+    from spinmd.sweeping.driver import sweep
+    from spinmd.sweeping.table import read_sweep
     from spinmd.testing import check_integrator, check_potential
     from spinmd.trajectory import Trajectory
 
@@ -48,7 +50,9 @@ __all__ = [
     "check_integrator",
     "check_potential",
     "load_deck",
+    "read_sweep",
     "resume",
+    "sweep",
 ]
 
 # public name -> the module it lives in
@@ -70,7 +74,9 @@ _HOMES = {
     "check_integrator": "spinmd.testing",
     "check_potential": "spinmd.testing",
     "load_deck": "spinmd.deck",
+    "read_sweep": "spinmd.sweeping.table",
     "resume": "spinmd.resuming",
+    "sweep": "spinmd.sweeping.driver",
 }
 
 # Here and not later: numba decides where a kernel is cached when the kernel is defined, and any module may define one.

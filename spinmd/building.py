@@ -18,9 +18,11 @@ from spinmd.backend import BLOCK, Backend, available_threads, make_backend
 from spinmd.complaints import raise_all
 from spinmd.deck import Deck, PotentialTable, Stage, load_deck
 from spinmd.errors import InputError
-from spinmd.integrators.splitting import build_integrator
+from spinmd.integrators.build import build_integrator
+from spinmd.integrators.temperatures import RAMP_KEYS
 from spinmd.model import Model
 from spinmd.output import check_output, check_stages
+from spinmd.selection import selected
 from spinmd.simulation import Past, Simulation, StageRun
 from spinmd.state import State
 from spinmd.structure import build_structure
@@ -72,6 +74,7 @@ def assemble(
     """
     threads = threads or few_threads(state.natoms)
     stages = deck.stages()
+    groups = make_groups(deck, state)
     owns = [
         k == 0 or not (one.potential is stages[k - 1].potential and one.neighbours is stages[k - 1].neighbours)
         for k, one in enumerate(stages)
@@ -87,9 +90,18 @@ def assemble(
             mine = index == first
             maker = _ModelMaker(deck, stage, state if mine else state.copy(), at, threads, history if mine else None)
         with _Located(deck, at):
-            make = _StageMaker(deck, stage, maker, state, at) if index >= present else None
+            make = _StageMaker(deck, stage, maker, state, at, groups) if index >= present else None
             runs.append(StageRun(stage, make, owns[index]))
     return Simulation(deck, state, runs, output=output, force=force, past=past)
+
+
+def make_groups(deck: Deck, state: State) -> dict[str, np.ndarray]:
+    """The masks (N,), original order, of the deck's [groups]; InputError for names that mean something else already."""
+    for name in deck.groups:
+        if name in state.symbols or name in RAMP_KEYS:
+            what = "an element of the structure" if name in state.symbols else "a key of a temperature ramp"
+            raise InputError(f"{name} is {what}; choose another name", deck.place(("groups", name)))
+    return {name: selected(entries, state, deck.place(("groups", name))) for name, entries in deck.groups.items()}
 
 
 class _ModelMaker:
@@ -119,8 +131,9 @@ class _ModelMaker:
 class _StageMaker:
     """Makes model and integrator of a stage on the state as it is; making it, at build, finds what does not fit."""
 
-    def __init__(self, deck: Deck, stage: Stage, models: _ModelMaker, state: State, at: Place):
+    def __init__(self, deck: Deck, stage: Stage, models: _ModelMaker, state: State, at: Place, groups: dict):
         self.deck, self.stage, self.models, self.state, self.at = deck, stage, models, state, at
+        self.groups = groups
         if stage.integrator is not None:
             self.integrator(models.model)
 
@@ -131,7 +144,8 @@ class _StageMaker:
     def integrator(self, model: Model) -> Any:
         check_pairing(self.deck, self.stage, model, self.at)
         with _Located(self.deck, (*self.at, "integrator")):
-            return build_integrator(self.stage.integrator, model.state, model)
+            steps = None if self.stage.run is None else self.stage.run.steps
+            return build_integrator(self.stage.integrator, model.state, model, steps, self.groups)
 
 
 def check_outputs(deck: Deck, force: bool) -> None:

@@ -217,6 +217,8 @@ def timestep_facts(simulation, found: dict[str, Any]) -> None:
     limits = []
     lattice = integrator is None or getattr(integrator, "lattice", "moving") == "moving"
     spins = integrator is None or getattr(integrator, "spins", "moving") == "moving"
+    if integrator is not None and integrator.ensemble == "monte-carlo":  # has no time
+        return
     if lattice and found["largest_force"] + sum(t["cutoff"] for t in found["terms"]) > 0.0:
         found["phonon_frequency"] = largest_phonon_frequency(simulation.model, simulation.state)
         limits.append(found["phonon_frequency"])
@@ -227,7 +229,7 @@ def timestep_facts(simulation, found: dict[str, Any]) -> None:
     fastest = max(limits, default=0.0)
     if fastest > 0.0:
         found["advised_timestep"] = 2.0 * math.pi / fastest / STEPS_PER_PERIOD
-    if integrator is not None:
+    if integrator is not None and integrator.timestep is not None:
         found["timestep"] = float(integrator.timestep)
         if fastest > 0.0 and found["timestep"] > 1.5 * found["advised_timestep"]:
             found["warnings"].append(

@@ -158,7 +158,7 @@ def _check_parts(attributes: Mapping[str, Any], path: Path) -> None:
         name, _, size = json.loads(attributes["checkpoint"])
         parts[name] = size
     for name, size in parts.items():
-        if (folder / name).is_file() and size is not None and (folder / name).stat().st_size != size:
+        if (folder / name).is_file() and size is not None and (folder / name).stat().st_size < size:
             raise InputError(
                 f"refers to {name}, which is damaged: it should have {size} bytes, and has "
                 f"{(folder / name).stat().st_size}; take both from a copy",

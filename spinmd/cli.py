@@ -1,23 +1,25 @@
-"""The command line: ``spinmd run | resume | evaluate | check | train | test | convert | dataset | schema | info``.
+"""The command line: ``spinmd run | resume | sweep | evaluate | check | train | test | convert | dataset | schema | info``.
 
 Each command is a few lines over the Python interface. Commands import heavy modules: ``spinmd --help`` is quick.
-Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, 130 and 143 stopped by a signal after a checkpoint.
+Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, the disk refused or a point of a sweep failed, 130 and 143
+stopped by a signal after a checkpoint.
 """
 
+import errno
 import json
 import os
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from spinmd.errors import InputError, SpinmdError, StoppedError
+from spinmd.errors import DiskError, InputError, PointsFailedError, SpinmdError, StoppedError
+from spinmd.signals import caught_signals
 
 # the base of all complaints about a command line; typer has its own copy of click in some versions, and not in others
 CommandLineError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -98,6 +100,60 @@ def resume(
 
 
 @app.command()
+def sweep(
+    deck: DeckFile,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="KEY=VALUES",
+            help="vary a value: 100,200,400 or 100:400:100 (first:last:step); several --over make a grid",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", metavar="N", help="points at a time [default: so many that all cores are busy]"),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="M", help="runs per point, seeds counted up from run.seed")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FOLDER", help="of all files [default: DECK-sweep, beside it]"),
+    ] = None,
+    overrides: Overrides = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="CPU threads of each point [default: the deck's, else 1]"),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
+    ] = None,
+    discard: Annotated[
+        float, typer.Option("--discard", help="part of the last stage that averages leave out at its beginning")
+    ] = 0.2,
+    force: Annotated[bool, typer.Option("--force", help="replace the sweep in the folder, begin anew")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a deck at every point of a grid of values; the same command again goes on with what is missing."""
+    from spinmd.sweeping.driver import sweep
+    from spinmd.sweeping.point import kill_all
+
+    with caught_signals(second=kill_all) as caught:
+        result = sweep(
+            deck, over or (), overrides or (), seeds=seeds, folder=output, jobs=jobs, threads=threads,
+            scheduler=scheduler, discard=discard, force=force, progress=not quiet, stop=lambda: bool(caught),
+        )  # fmt: skip
+    if caught:
+        name = signal.Signals(caught[0]).name
+        raise StoppedError(f"stopped by {name}; the same command goes on with {result.path.parent}", caught[0])
+    if result.failed:
+        raise PointsFailedError(result.failures())
+    if not quiet:
+        print(f"written: {result.path}")
+
+
+@app.command()
 def evaluate(
     deck: DeckFile,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file [default: the screen]")] = None,
@@ -108,6 +164,7 @@ def evaluate(
     """Energy, forces, fields and virial of the deck's structure, in the original order of the atoms, as JSON."""
     from spinmd.building import build
     from spinmd.deck import load_deck
+    from spinmd.segments import write_json
 
     read = load_deck(deck, overrides or ())
     check_writable(output, "--output", read.inputs())
@@ -146,12 +203,22 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint of a stopped training")] = False,
     summary: Annotated[Path | None, typer.Option("--summary", help="write the report to this JSON file")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace the model if it exists, begin anew")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="nothing on the screen but errors")] = False,
+    held_out: Annotated[
+        Path | None, typer.Option("--held-out", help="write the frames of data.test to this folder and train nothing")
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train a DeepSPIN model on labelled frames; writes the model, its log and its learning curve."""
     from spinmd.learning import train as training
+    from spinmd.segments import write_json
 
     read, folder = training.load_training_deck(deck, overrides or ())
+    if held_out is not None:
+        systems = training.training_systems(read, folder)
+        written = training.write_held_out(systems, held_out)
+        if not quiet:
+            print(f"{sum(system.frames for system in systems['test'])} frames of {len(written)} systems in {held_out}")
+        return
     check_writable(summary, "--summary", [deck, read.output.file])
     systems = training.training_systems(read, folder)
     with caught_signals() as caught:
@@ -273,12 +340,21 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fals
 
 def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
     """Run a simulation to its end or to the first signal; StoppedError, after a checkpoint, for the latter."""
+    from spinmd.segments import write_json
+
+    heeded: list[bool] = []  # a signal after the last step, while the file is closed, stops nothing
+
+    def stop() -> bool:
+        heeded.extend([True] * bool(caught))
+        return bool(caught)
+
     with caught_signals() as caught:
         try:
-            simulation.run(progress=not quiet, stop=lambda: bool(caught))
+            simulation.run(progress=not quiet, stop=stop)
         finally:
             simulation.close()
-            if summary is not None and simulation.summary:
+            # where the disk has refused before, its sentence is the one that counts
+            if summary is not None and simulation.summary and not isinstance(sys.exc_info()[1], DiskError):
                 write_json(summary, simulation.summary)
     if simulation.summary.get("steps_not_converged"):
         missed = simulation.summary["steps_not_converged"]
@@ -286,30 +362,11 @@ def drive(simulation: Any, summary: Path | None, quiet: bool) -> None:
             f"spinmd: warning: the spin solver did not converge in {missed} steps; try a shorter timestep",
             file=sys.stderr,
         )
-    if caught:
+    if heeded:
         name = signal.Signals(caught[0]).name
         output = simulation.summary.get("output")
         where = f"; go on with spinmd resume {output}" if output else ""
         raise StoppedError(f"stopped by {name} after step {simulation.state.clock.step}{where}", caught[0])
-
-
-@contextmanager
-def caught_signals():
-    """A list that SIGINT and SIGTERM append their number to; a second signal stops at once."""
-    caught: list[int] = []
-
-    def handler(number, frame):
-        if caught:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        caught.append(number)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def check_writable(path: Path | None, place: str, inputs: Iterable[Path] = ()) -> None:
@@ -330,28 +387,13 @@ def check_writable(path: Path | None, place: str, inputs: Iterable[Path] = ()) -
         raise InputError(f"{path} cannot be written: permission denied", place)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON to a temporary file beside ``path`` and rename it: a reader never sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.write("\n")
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def print_error(error: Exception) -> None:
     """One line per error on stderr."""
-    for one in getattr(error, "errors", [error]):
-        text = " ".join(str(one).split("\n"))
-        print("spinmd: error: " + (text if len(text) < LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"),
-              file=sys.stderr)  # fmt: skip
+    with suppress(OSError):  # a log on the disk that is full
+        for one in getattr(error, "errors", [error]):
+            text = " ".join(str(one).split("\n"))
+            short = text if len(text) < LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+            print("spinmd: error: " + short, file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -379,6 +421,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, head or less, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise
+        # what runs write says so itself: this is the log that the screen goes to
+        print_error(DiskError(f"cannot write the output of this command: {os.strerror(error.errno)}; make room first"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DiskError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
 

@@ -21,6 +21,7 @@ from spinmd.errors import InputError
 from spinmd.integrators.parameters import IntegratorParameters
 from spinmd.output import OutputParameters
 from spinmd.parameters import Length, Parameters
+from spinmd.selection import Selection
 from spinmd.structure import StructureParameters
 from spinmd.toml_source import Place, TomlSource, dotted
 
@@ -96,6 +97,10 @@ class Deck(Parameters):
     structure: StructureParameters = Field(description="atoms, velocities and spins at the start")
     potential: tuple[PotentialTable, ...] = Field(
         min_length=1, description="the terms of the energy, one [[potential]] each"
+    )
+    groups: dict[str, Selection] = Field(
+        default_factory=dict,
+        description='names for choices of atoms, which [integrator] may use where it takes elements: `surface = ["0:100"]`',
     )
     neighbours: Neighbours = Field(default_factory=Neighbours, description="neighbour lists")
     integrator: IntegratorParameters | None = Field(None, description="what moves, and how")
@@ -199,15 +204,18 @@ TABLES: dict[str, Any] = {
 
 
 def load_deck(
-    source: str | Path | Mapping, overrides: Iterable[str] | Mapping[str, Any] = (), *, folder: Path | None = None
+    source: str | Path | Mapping | TomlSource,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    folder: Path | None = None,
 ) -> Deck:
-    """A deck from a file, from TOML text or from nested dictionaries, with single values overridden.
+    """A deck from a file, from TOML text, from nested dictionaries or from what these became, with single values overridden.
 
     folder: where relative paths of text and dictionaries start; default: the present folder. Those of a file start beside it.
     overrides: ``["integrator.temperature=300", "potential.1.parameters.cutoff=5.74"]`` or ``{"run.steps": 100}``.
     Raises InputError (``InputErrors`` for several) with the place of everything that is wrong.
     """
-    text = TomlSource.read(source, folder)
+    text = source.copy() if isinstance(source, TomlSource) else TomlSource.read(source, folder)
     text.override(overrides)
     return _Reader(text).deck()
 
@@ -246,6 +254,8 @@ class _Reader:
         for name, model in TABLES.items():
             if name in tables:
                 values[name] = self.read(model, tables[name], (name,))
+        if "groups" in tables:
+            values["groups"] = self.groups(tables["groups"])
         if "potential" in tables:
             values["potential"] = self.potentials(tables["potential"], ("potential",))
         if "stage" in tables:
@@ -254,6 +264,13 @@ class _Reader:
         deck = Deck.model_construct(**{**self.defaults(), **values})
         deck._source = self.source
         return deck
+
+    def groups(self, data: Any) -> dict[str, tuple]:
+        """The [groups] table."""
+        if not isinstance(data, dict):
+            self.complain(("groups",), 'expected a table of names, such as surface = ["0:100"]')
+            return {}
+        return {name: self.read(Selection, value, ("groups", name)) for name, value in data.items()}
 
     def defaults(self) -> dict[str, Any]:
         return {

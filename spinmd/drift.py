@@ -1,4 +1,4 @@
-"""Drift of a conserved quantity: a least-squares slope with an error that knows that neighbouring rows are correlated.
+"""Drift of a conserved quantity, and means: a slope or a mean with an error that knows that neighbouring rows are correlated.
 
 The same function is used for spinmd's runs and for those of other codes, so that their numbers compare.
 """
@@ -42,6 +42,26 @@ def drift(time_ps, energy_per_atom_meV) -> tuple[float, float]:
         error = max(error, _line(_blocks(time, length), _blocks(energy, length))[1])
         length *= 2
     return slope, error
+
+
+def mean_and_error(values) -> tuple[float, float]:
+    """Mean and its standard error for (n,) correlated values in the order of time, from blocks as in ``drift``.
+
+    Values that are not finite are left out. The mean is NaN without values, the error with fewer than two.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    mean = float(values.mean()) if len(values) else math.nan
+    error, length = _error_of_mean(values), 2
+    while len(values) // length >= FEWEST_BLOCKS:
+        error = max(error, _error_of_mean(_blocks(values, length)))
+        length *= 2
+    return mean, error
+
+
+def _error_of_mean(values: np.ndarray) -> float:
+    """Standard error of the mean of uncorrelated values; NaN for fewer than two."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def _blocks(values: np.ndarray, length: int) -> np.ndarray:

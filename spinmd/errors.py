@@ -47,6 +47,12 @@ class DiskError(SpinmdError):
     exit_code = 3
 
 
+class PointsFailedError(SpinmdError):
+    """Some points of a sweep failed; the others are done, and the table of results is written."""
+
+    exit_code = 3
+
+
 class StoppedError(SpinmdError):
     """The run was stopped by a signal after a checkpoint was written."""
 

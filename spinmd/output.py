@@ -5,20 +5,19 @@ Nothing here writes; ``spinmd.h5md`` does.
 
 import getpass
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator
 
 from spinmd.checkpoint import GROUP, open_run
 from spinmd.errors import InputError
 from spinmd.parameters import OutputFile, Parameters
 from spinmd.protocols import Need
 from spinmd.segments import locked, open_file
+from spinmd.selection import Selection, selected
 from spinmd.state import State
 
 # quantity of the deck -> (name of the H5MD element, unit, what has to be evaluated). MDAnalysis reads position,
@@ -61,34 +60,6 @@ CONVENTIONS = {
 }
 
 
-RANGE = re.compile(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?")
-
-
-def as_slice(text: str) -> slice | None:
-    """``"a:b:c"`` as a slice with Python's meaning; None if the text is something else or its step is zero."""
-    match = RANGE.fullmatch(text)
-    if match is None or (match[3] is not None and int(match[3]) == 0):
-        return None
-    return slice(*(None if part is None else int(part) for part in match.groups()))
-
-
-def _atoms(value: Any) -> Any:
-    """One element, index or range, or a list of them, as a tuple; what they choose is known with the structure."""
-    entries = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not entries:
-        raise PydanticCustomError("atoms", "the list is empty; leave atoms out to store all")
-    for entry in entries:
-        index = isinstance(entry, int) and not isinstance(entry, bool)
-        name = isinstance(entry, str) and (entry.isalpha() or as_slice(entry) is not None)
-        if not (index or name):
-            raise PydanticCustomError(
-                "atoms",
-                'expected elements ("Fe"), indices (17) or ranges ("0:100:2"), counted from 0, got {value}',
-                {"value": repr(entry)},
-            )
-    return tuple(entries)
-
-
 class OutputParameters(Parameters):
     """The deck's [output] table."""
 
@@ -110,7 +81,7 @@ class OutputParameters(Parameters):
         description="what each frame holds per atom; the cell is always stored. Before compression each takes 24 bytes "
         "per atom and frame, in float32 12; `spinmd check` adds it up",
     )
-    atoms: Annotated[tuple[int | str, ...], BeforeValidator(_atoms)] | None = Field(
+    atoms: Selection | None = Field(
         None,
         description='the atoms that frames hold: elements, indices and ranges as in Python, such as `["Fe"]` or '
         '`["0:100:2", 117]`, counted from 0 in the original order; default: all. The thermo table and checkpoints are '
@@ -142,26 +113,7 @@ class OutputParameters(Parameters):
         """Original indices, ascending, of the atoms that frames hold; None for all. InputError at ``output.atoms``."""
         if self.atoms is None:
             return None
-        place, natoms = "output.atoms", state.natoms
-        species = state.original_order(state.species)
-        mask = np.zeros(natoms, dtype=bool)
-        for entry in self.atoms:
-            counted = f"the structure has {natoms} atoms, counted from 0"
-            part = as_slice(entry) if isinstance(entry, str) else None
-            if part is not None:
-                if max(abs(part.start or 0), abs(part.stop or 0)) > natoms:
-                    raise InputError(f"the range {entry!r} goes beyond the atoms: {counted}", place)
-                if not len(range(natoms)[part]):
-                    raise InputError(f"the range {entry!r} holds no atom: {counted}", place)
-                mask[part] = True
-            elif isinstance(entry, int):
-                if not -natoms <= entry < natoms:
-                    raise InputError(f"there is no atom {entry}: {counted}", place)
-                mask[entry] = True
-            elif entry in state.symbols:
-                mask |= species == state.symbols.index(entry)
-            else:
-                raise InputError(f"the structure has no {entry}, only {', '.join(state.symbols)}", place)
+        mask = selected(self.atoms, state, "output.atoms")
         return None if mask.all() else np.flatnonzero(mask)
 
 

@@ -74,6 +74,7 @@ def markdown() -> str:
     """The reference as Markdown."""
     parts = [INTRODUCTION]
     parts.append("## Top level\n\n" + _table([("title", "text", '""', "a line for people, kept in the output")]))
+    parts.append("## `[groups]`\n\n" + Deck.model_fields["groups"].description + ".\n")
     for name, model in TABLES.items():
         parts.append(_section(f"## `{HEADINGS[name]}`", model))
         if name == "structure":

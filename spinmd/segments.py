@@ -6,6 +6,7 @@ here knows what the series mean; the layout is decided in ``spinmd.h5md``.
 
 import errno
 import io
+import json
 import os
 import re
 import shutil
@@ -291,12 +292,24 @@ def adopt(source: Path, final: Path) -> None:
 @contextmanager
 def written_whole(path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file at ``path`` that appears whole or not at all, with the permissions of an ordinary file."""
+    with _in_place_of(path) as temporary, NewFile(temporary) as file:
+        yield file
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Write JSON to ``path``, whole or not at all; what JSON does not know becomes its text."""
+    with _in_place_of(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=indent, default=str) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place if all goes well, and goes if not."""
     handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
-        with NewFile(temporary) as file:
-            yield file
+        yield temporary
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read

@@ -22,6 +22,7 @@ import numpy as np
 from spinmd.errors import DivergedError, InputError
 from spinmd.h5md import TrajectoryWriter
 from spinmd.model import Model
+from spinmd.output import parts_folder
 from spinmd.protocols import Aux, Evaluation, Need, Reporter
 from spinmd.reporters import (
     FILE_COLUMNS,
@@ -34,6 +35,7 @@ from spinmd.reporters import (
     summary_text,
 )
 from spinmd.run import RunResult, run
+from spinmd.signals import deferred_interrupt
 from spinmd.state import State
 from spinmd.units import G_FACTOR
 
@@ -140,7 +142,8 @@ class Simulation:
                    so many steps of the present stage
         reporters  further reporters (see ``spinmd.protocols.Reporter``)
         progress   thermo table and progress bar on the screen
-        stop       asked before each step; True ends the run after a checkpoint
+        stop       asked before each step; True ends the run after a checkpoint; None: Ctrl-C does that, and raises
+                   KeyboardInterrupt afterwards (a second Ctrl-C at once, and then the simulation cannot go on)
 
         Raises InputError for a deck without [integrator] or [run], DivergedError when the run diverges.
         """
@@ -154,10 +157,14 @@ class Simulation:
         if progress and fresh:
             print(self._greeting(), flush=True)
         try:
-            if steps is not None:
-                self._run_stage(steps, [*reporters, bar], stop, last=True)
-            else:
-                self._run_deck([*reporters, bar], stop, limit)
+            with deferred_interrupt() as caught:
+                asked = stop or (lambda: bool(caught))
+                if steps is not None:
+                    self._run_stage(steps, [*reporters, bar], asked, last=True)
+                else:
+                    self._run_deck([*reporters, bar], asked, limit)
+                if caught and stop is None:
+                    raise KeyboardInterrupt  # after a checkpoint, at the end of a step: the simulation can go on
         finally:
             bar.close()
         if progress:
@@ -205,9 +212,10 @@ class Simulation:
                 result=self._now,
                 limits=None if stage.run is None else stage.run.limits,
             )
-        except DivergedError as error:
+        except BaseException as error:
+            self._closed = True  # the state may be in the middle of a step
             saved = [r.last_step for r in self._file if isinstance(r, CheckpointReporter) and r.last_step is not None]
-            if saved:
+            if isinstance(error, DivergedError) and saved:
                 error.args = (f"{error}; the checkpoint of step {saved[0]} is kept in {self._output.file}",)
             raise
         finally:
@@ -245,7 +253,9 @@ class Simulation:
 
     def _check_runnable(self, steps: int | None) -> None:
         if self._closed:
-            raise InputError("this simulation is closed; build another one from the deck", "run")
+            raise InputError(
+                "this simulation is closed, or failed; build another one from the deck, or resume it", "run"
+            )
         if self.integrator is None:
             raise InputError("the deck has no [integrator], which a run needs", "integrator")
         if steps is None and self.deck.run is None:
@@ -255,6 +265,8 @@ class Simulation:
         if steps is not None and (isinstance(steps, bool) or int(steps) != steps or steps < 0):
             raise InputError(f"expected a whole number of steps, at least 0, got {steps!r}", "steps")
         if steps is None and self._table is None and self._past is not None and not sum(self._steps_left):
+            if parts_folder(self._output.file).is_dir():
+                return  # killed while its segments were being merged: no step is left, but that
             raise InputError(
                 f"the run is finished: all its {self.state.clock.step} steps have been done; say how many further ones, "
                 "for example --steps 1000",

@@ -63,7 +63,8 @@ def midpoint_map(wx, wy, wz, mx, my, mz, fx, fy, fz, alpha, damped, gh, spherica
     otherwise  w₁ − w₀ = −(g/ħ) h m × B with the midpoint m = (w₀ + w₁)/2 of the chord
     where B = (F + α u × F)/(1 + α²). Either is a Cayley rotation, w₁ − w₀ = Ω × (w₀ + w₁), whose solution has
     w₀ + w₁ = 2 [w₀ + Ω × w₀ + Ω (Ω·w₀)]/(1 + Ω²); Ω = (g/ħ) h B |w|/|w₀ + w₁| with |w₀ + w₁| = 2 m·w₀/|w|, or Ω = (g/ħ) h B/2.
-    (wx, wy, wz) = w₀, which may be zero; ``damped``: False if α is zero everywhere; m the last midpoint, (fx, fy, fz) = F there in eV/µB; gh = (g/ħ) h.
+    (wx, wy, wz) = w₀, which may be zero; ``damped``: False if α is zero everywhere;
+    m the last midpoint, (fx, fy, fz) = F there in eV/µB; gh = (g/ħ) h.
     McLachlan, Modin, Verdier, Phys. Rev. E 89, 061301 (2014), eq. 3; d'Aquino, Serpico, Miano, J. Comput. Phys. 209, 730 (2005).
     """
     w2 = wx * wx + wy * wy + wz * wz

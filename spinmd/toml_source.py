@@ -26,14 +26,14 @@ class TomlSource:
     name       for messages: the file name, or "deck"
     folder     relative paths start here
     tables     the parsed tables, overrides applied
-    overridden places that an override has set
+    overridden place that an override has set -> the option that gave it, such as --set
     """
 
     def __init__(self, text: str, name: str, folder: Path, tables: dict | None = None):
         self.text = text
         self.name = name
         self.folder = folder
-        self.overridden: list[Place] = []
+        self.overridden: dict[Place, str] = {}
         self.tables: dict[str, Any] = parse(text, name) if tables is None else tables
         self._lines: dict[Place, int] | None = None
 
@@ -61,28 +61,35 @@ class TomlSource:
             raise InputError(f"cannot be read ({error.strerror})", str(path)) from None
         return cls(text, path.name, path.parent)
 
-    def override(self, overrides: Iterable[str] | Mapping[str, Any]) -> None:
+    def copy(self) -> "TomlSource":
+        """Another one, whose tables can be overridden without touching these."""
+        other = TomlSource(self.text, self.name, self.folder, _plain(self.tables))
+        other.overridden, other._lines = dict(self.overridden), self._lines
+        return other
+
+    def override(self, overrides: Iterable[str] | Mapping[str, Any], option: str = "--set") -> None:
         """Apply ``"potential.1.parameters.cutoff=5.74"`` (values as in TOML, else strings; lists count from 0).
 
-        A mapping ``{"run.steps": 100}`` gives the values directly. Raises InputError for what cannot be placed.
+        A mapping ``{"run.steps": 100}`` gives the values directly. Raises InputError for what cannot be placed; messages
+        name the ``option`` that the values come from.
         """
         if isinstance(overrides, str):
             overrides = [overrides]
         pairs = overrides.items() if isinstance(overrides, Mapping) else (_assignment(text) for text in overrides)
         for key, value in pairs:
-            self.overridden.append(_assign(self.tables, key, value))
+            self.overridden[_assign(self.tables, key, value, option)] = option
 
     def where(self, path: Place) -> str:
         """``"line 12"`` for a place in the deck, ``"--set"`` for an overridden one, empty where neither is known."""
-        for place in self.overridden:
+        for place, option in reversed(self.overridden.items()):
             if path[: len(place)] == place:
-                return "--set"
+                return option
         if self._lines is None:
             self._lines = _lines(self.text)
         for length in range(len(path), 0, -1):
             if path[:length] in self._lines:
                 return f"line {self._lines[path[:length]]}"
-        return "--set" if any(place[: len(path)] == path for place in self.overridden) else ""
+        return next((option for place, option in self.overridden.items() if place[: len(path)] == path), "")
 
     def place(self, path: Place) -> str:
         """The place as an error names it: ``potential.1.kind (line 12)``."""
@@ -140,7 +147,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     return key.strip(), parsed["value"] if len(parsed) == 1 else value.strip()
 
 
-def _assign(tables: dict[str, Any], key: str, value: Any) -> Place:
+def _assign(tables: dict[str, Any], key: str, value: Any, option: str) -> Place:
     """Put ``value`` at the dotted ``key``, making missing tables on the way; returns the place."""
     here: Any = tables
     place: Place = ()
@@ -150,14 +157,14 @@ def _assign(tables: dict[str, Any], key: str, value: Any) -> Place:
         if isinstance(here, list):
             if not part.isdigit() or int(part) >= len(here):
                 what = f"{dotted(place)} has {len(here)} entries, counted from 0"
-                raise InputError(f"there is no entry {part!r}: {what}", f"{key} (--set)")
+                raise InputError(f"there is no entry {part!r}: {what}", f"{key} ({option})")
             step: str | int = int(part)
         elif isinstance(here, dict):
             step = part
             if not last:
                 here.setdefault(part, {})
         else:
-            raise InputError(f"{dotted(place)} is a value, not a table, and has nothing inside", f"{key} (--set)")
+            raise InputError(f"{dotted(place)} is a value, not a table, and has nothing inside", f"{key} ({option})")
         place += (step,)
         if last:
             here[step] = value

@@ -26,6 +26,7 @@ PYTHON = [
     "docs/conventions.md",
     "docs/python.md",
     "docs/restart.md",
+    "docs/sweeps.md",
     "docs/trajectories.md",
 ]
 NAME = re.compile(r"# (\w+\.dat)\n")

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 
 from spinmd.errors import InputError
-from spinmd.output import as_slice
 from spinmd.segments import open_file
+from spinmd.selection import as_slice
 from spinmd.trajectory import Trajectory
 
 if TYPE_CHECKING:

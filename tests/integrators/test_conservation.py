@@ -8,12 +8,13 @@ import pytest
 from support.systems import bcc, every_spin_term, exchange, model, morse
 
 from spinmd.errors import InputError
+from spinmd.integrators.build import build_integrator
 from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
 from spinmd.integrators.heun import Heun
 from spinmd.integrators.midpoint import Midpoint
 from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.integrators.splitting import Splitting, build_integrator
+from spinmd.integrators.splitting import Splitting
 from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 from spinmd.model import Model
 from spinmd.potentials.anisotropy import CubicAnisotropy, UniaxialAnisotropy

@@ -5,13 +5,14 @@ import pytest
 from support.live import Live, live_terms
 from support.systems import bcc, exchange, model, morse
 
+from spinmd.integrators.build import build_integrator
 from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
 from spinmd.integrators.heun import Heun
 from spinmd.integrators.live_midpoint import DIFFERENCES, HISTORY, LiveMidpoint, coefficients
 from spinmd.integrators.midpoint import Midpoint
 from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.integrators.splitting import Splitting, build_integrator
+from spinmd.integrators.splitting import Splitting
 from spinmd.potentials.anisotropy import UniaxialAnisotropy
 from spinmd.potentials.biquadratic import Biquadratic
 from spinmd.protocols import Aux, Need

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from spinmd.drift import drift
+from spinmd.drift import drift, mean_and_error
 
 
 def test_exact_line_has_its_slope_and_no_error():
@@ -90,3 +90,26 @@ def test_rows_that_are_not_finite_are_left_out():
 def test_arrays_of_different_length_are_refused():
     with pytest.raises(ValueError, match="one length"):
         drift([0.0, 1.0], [0.0])
+
+
+def test_error_of_a_mean_of_correlated_values():
+    """x' = a x + noise with variance 1/(1 - a²): the variance of a long mean is (1 + a)/(1 - a) times that of independent ones."""
+    random = np.random.default_rng(3)
+    a, rows, runs = 0.9, 4096, 40
+    noise = random.normal(size=(runs, rows + 200))
+    values = np.zeros_like(noise)
+    for k in range(1, noise.shape[1]):
+        values[:, k] = a * values[:, k - 1] + noise[:, k]
+    means, errors = np.transpose([mean_and_error(run[200:]) for run in values])
+    exact = np.sqrt((1 + a) / (1 - a) / (1 - a**2) / rows)
+    # the largest of several estimates is above the exact error by a third or so
+    assert exact < np.median(errors) < 1.7 * exact
+    assert np.abs(means).max() < 5.0 * exact
+    naive = values[:, 200:].std(axis=1, ddof=1) / np.sqrt(rows)
+    assert np.median(naive) < 0.3 * exact  # what neglecting the correlation would give
+
+
+def test_means_of_few_values():
+    assert mean_and_error([2.0, math.nan, 4.0]) == (3.0, 1.0)
+    assert mean_and_error([5.0])[0] == 5.0 and math.isnan(mean_and_error([5.0])[1])
+    assert all(math.isnan(number) for number in mean_and_error([]))

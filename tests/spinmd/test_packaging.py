@@ -22,7 +22,7 @@ CODE = ("spinmd", *ROOMS)
 # Who may import whom: a module imports from its own layer and the layers before it.
 # A new module of spinmd/ gets its place here.
 LAYERS = (
-    {"errors", "units", "jitcache"},
+    {"errors", "units", "jitcache", "signals"},
     {"state"},
     {"protocols", "parameters"},
     {
@@ -37,13 +37,14 @@ LAYERS = (
         "crystal",
         "textures",
         "run_cell",
+        "selection",
     }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
     | {"run", "divergence", "drift", "output", "integrity", "h5md", "segments", "checkpoint", "reporters"}
     | {"trajectory", "stored_arrays", "snapshot"},
     set(ROOMS),
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
-    {"learning", "interop", "testing", "ase_calculator"},
+    {"learning", "interop", "testing", "ase_calculator", "sweeping"},
     {"cli"},
     {"__main__"},
 )

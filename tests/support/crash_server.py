@@ -1,8 +1,8 @@
-"""Runs of the analytic engine in processes whose disk fails on command: started by ``support.faults``, never imported.
+"""Runs in processes whose disk fails on command, or that are killed: started by ``support.faults``, never imported.
 
 Reads one JSON request a line and answers with one: each job runs in a forked child, which has the libraries loaded
 already, under the preloaded ``faults.c``. {"status": exit code or minus the signal, "calls": counted calls or None,
-"checkpoints": steps whose checkpoint had returned, "error": [name, sentence, exit code] or None}.
+"checkpoints": steps whose checkpoint had returned, "error": [name, sentence, exit code] or None, "seconds"}.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import sys
+import time
 from pathlib import Path
 
 from spinmd import h5md
@@ -51,6 +52,21 @@ class Engine:
     def resume(self, last):
         self.go_on(read_checkpoint(self.path)[0], last, resume=True)
 
+    def command(self, words):
+        """A command line of spinmd, in the folder of the file; not the analytic engine, but the real one."""
+        from spinmd.cli import main
+
+        os.chdir(self.path.parent)
+        status = main(words)
+        if status:
+            raise CommandError(status)
+
+
+class CommandError(SpinmdError):
+    def __init__(self, status: int):
+        super().__init__(f"the command ended with {status}")
+        self.exit_code = status
+
 
 def child(request: dict, report) -> int:
     library = ctypes.CDLL(None)
@@ -87,6 +103,11 @@ def main() -> None:
     report = os.memfd_create("report")
     for line in sys.stdin:
         request = json.loads(line)
+        if request["job"] == "warm":  # compile, or load, what the children will need
+            Engine(Path(request["path"]), None).command(**request["arguments"])
+            print("{}", flush=True)
+            continue
+        begin = time.perf_counter()
         process = os.fork()
         if process == 0:
             status = 1
@@ -95,8 +116,17 @@ def main() -> None:
             if request.get("exit") == "ordinary":
                 sys.exit(status)  # HDF5 closes what is open in its own exit handler
             os._exit(status)
+        while request.get("when") and not Path(request["when"]).exists():
+            time.sleep(0.002)
+            begin = time.perf_counter()
+        for seconds, number in request.get(
+            "signals", ()
+        ):  # seconds from the start, or since the file ``when`` appeared
+            time.sleep(max(begin + seconds - time.perf_counter(), 0.0))
+            os.kill(process, number)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        answer = json.loads(os.pread(report, 4000, 0)) | {"status": status}
+        seconds = time.perf_counter() - begin
+        answer = json.loads(os.pread(report, 4000, 0)) | {"status": status, "seconds": seconds}
         print(json.dumps(answer), flush=True)
 
 

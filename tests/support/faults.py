@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -33,12 +34,14 @@ class Server:
     """One process that has the libraries loaded and forks for each job."""
 
     def __init__(self, library: Path):
-        environment = dict(os.environ, LD_PRELOAD=str(library))
+        # numba's own thread pool, unlike OpenMP's, may be forked
+        environment = dict(os.environ, LD_PRELOAD=str(library), NUMBA_THREADING_LAYER="workqueue")
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         root = HERE.parents[1]
         environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "crash_server.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment, cwd=root,
+            env=environment, cwd=root, stderr=self._complaints,
         )  # fmt: skip
 
     def do(self, job: str, path: Path, mode: int = COUNT, *, at=-1, end=-1, errno=0, kinds=0, arguments=None, **more):
@@ -48,43 +51,50 @@ class Server:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
-        assert line, "the server has died"
+        assert line, self.complaints()
         return json.loads(line)
 
     def close(self):
         self.process.stdin.close()
         self.process.wait(timeout=10)
+        self._complaints.close()
+
+    def complaints(self) -> str:
+        """What the server and its children have written to stderr so far."""
+        self._complaints.seek(0)
+        return self._complaints.read().decode()
 
 
-def content(path: Path, skip=("spinmd/checkpoint",)) -> dict[str, np.ndarray]:
-    """Every dataset of a run's file, as any HDF5 reader sees it: name -> values."""
+def content(path: Path, checkpoint: bool = True) -> dict[str, np.ndarray]:
+    """Every dataset of a run's file, as any HDF5 reader sees it: name -> values.
+
+    Without the note that a checkpoint carries, which tells seconds and the commit.
+    """
     found = {}
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and not name.endswith("checkpoint/meta"):
+            values = item[()]
+            found[name] = np.frombuffer(values, "u1") if isinstance(values, bytes) else values
+
     with h5py.File(path, "r") as file:
-
-        def visit(name, item):
-            if isinstance(item, h5py.Dataset) and not name.startswith(skip):
-                values = item[()]
-                found[name] = np.frombuffer(values, "u1") if isinstance(values, bytes) else values
-
-        file.visititems(visit)
-        if "spinmd/checkpoint" in file and not skip:
-            group = file["spinmd/checkpoint"]
-            group.visititems(lambda name, item: visit(f"spinmd/checkpoint/{name}", item))
-    return found
+        file.visititems(visit)  # does not follow links into other files
+        if "spinmd/checkpoint" in file:
+            file["spinmd/checkpoint"].visititems(lambda name, item: visit(f"spinmd/checkpoint/{name}", item))
+    return {name: value for name, value in found.items() if checkpoint or not name.startswith("spinmd/checkpoint/")}
 
 
 def assert_same(path: Path, expected: dict[str, np.ndarray], steps: int | None = None) -> None:
     """Bitwise the expected content; with ``steps``, of its rows up to that step only: none missing, none twice."""
-    found = content(path, skip=() if steps is None else ("spinmd/checkpoint",))
-    frames, thermo = "particles/trajectory/box/edges/step", "spinmd/thermo/step"
+    found = content(path, checkpoint=steps is None)
+    frames, thermo = expected["particles/trajectory/box/edges/step"], expected["spinmd/thermo/step"]
+    if steps is not None:
+        expected = {name: value for name, value in expected.items() if not name.startswith("spinmd/checkpoint/")}
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
-        if steps is not None and name.startswith("spinmd/checkpoint"):
-            continue
         if steps is not None and name.startswith("particles") and name.count("/") > 2:
-            value = value[expected[frames] <= steps]
+            value = value[frames <= steps]
         if steps is not None and name.startswith("spinmd/thermo"):
-            value = value[expected[thermo] <= steps]
-        assert name in found, name
-        same = found[name].dtype == value.dtype and found[name].shape == value.shape
-        assert same and found[name].tobytes() == value.tobytes(), (name, found[name].shape, value.shape)
-    assert found.keys() == {n for n in expected if steps is None or not n.startswith("spinmd/checkpoint")}
+            value = value[thermo <= steps]
+        assert found[name].dtype == value.dtype and found[name].shape == value.shape, name
+        assert found[name].tobytes() == value.tobytes(), name

@@ -1,0 +1,213 @@
+"""From the [integrator] table of a deck to a mover: which flows, in which order, with which baths."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from spinmd.errors import InputError
+from spinmd.integrators.baths import SpinBath, mask_of
+from spinmd.integrators.depondt_mertens import DepondtMertens
+from spinmd.integrators.flows import Drift, Kick
+from spinmd.integrators.heun import Heun
+from spinmd.integrators.langevin import Langevin
+from spinmd.integrators.live_midpoint import LiveMidpoint
+from spinmd.integrators.midpoint import Midpoint
+from spinmd.integrators.monte_carlo import MonteCarlo
+from spinmd.integrators.parameters import IntegratorParameters
+from spinmd.integrators.runge_kutta import RungeKutta
+from spinmd.integrators.semi_implicit import SemiImplicit
+from spinmd.integrators.splitting import Splitting
+from spinmd.integrators.suzuki_trotter import SuzukiTrotter
+from spinmd.integrators.temperatures import any_positive, temperatures
+from spinmd.integrators.thermostats import NoseHooverChain, VelocityRescaling
+from spinmd.state import State
+
+TOLERANCE = 3.0e-10  # of implicit solvers with frozen couplings, where an iteration costs little
+NOISY_TOLERANCE = 1.0e-6  # with noise: far below what the noise itself changes in a step
+LIVE_TOLERANCE = 1.0e-8  # with live potentials; no drift that can be measured either (docs/spin_solvers.md)
+EXPLICIT = {"depondt-mertens": DepondtMertens, "semi-implicit": SemiImplicit, "heun": Heun, "runge-kutta": RungeKutta}
+TEMPERATURES = ("temperature", "lattice_temperature", "spin_temperature")
+Groups = Mapping[str, np.ndarray]  # name -> (N,) bool, in the original order of the atoms
+
+
+def default_sequence(parameters: IntegratorParameters, live: bool = False, bath: bool = False) -> str:
+    """The string used when the deck gives none; ``live``: some potential has no frozen couplings; ``bath``: the lattice has one."""
+    if parameters.splitting is not None:
+        return parameters.splitting
+    lattice, spins = parameters.lattice == "moving", parameters.spins == "moving"
+    if not lattice and not spins:
+        raise InputError('nothing moves: let lattice or spins be "moving"', "integrator")
+    if lattice and spins and live:
+        return "V R O S O R V" if bath else "V R S R V"
+    if lattice and spins:
+        return "V S R O R S V" if bath else "V S R S V"
+    if lattice:
+        return "V R O R V" if bath else "V R V"
+    return "S"
+
+
+def build_spin_bath(parameters: IntegratorParameters, duration: float | None, groups) -> SpinBath:
+    """Damping and noise of the spins, from a deck's [integrator] table for a stage of ``duration`` ps."""
+    given = parameters.spin_temperature if parameters.spin_temperature is not None else parameters.temperature
+    place = "integrator.temperature" if parameters.spin_temperature is None else "integrator.spin_temperature"
+    noisy = parameters.ensemble != "nve" and given is not None and any_positive(parameters.spin_damping)
+    heat = temperatures(given, duration, place) if noisy else None
+    return SpinBath(parameters.spin_damping, heat, parameters.g_factor, groups)
+
+
+def build_spin_solver(parameters: IntegratorParameters, model, duration: float | None = None, groups=None):
+    """The flow S of a deck's [integrator] table; InputError where solver and model do not go together."""
+    live = model.live_terms()
+    kind = parameters.spin_solver
+    bath = build_spin_bath(parameters, duration, groups)
+    if kind in EXPLICIT:
+        return EXPLICIT[kind](bath=bath)
+    if kind == "suzuki-trotter":
+        if live:
+            raise InputError(
+                f'the sequential sweep needs frozen couplings, which {model.names[live[0]]} has not; use "midpoint"',
+                "integrator.spin_solver",
+            )
+        return SuzukiTrotter(bath=bath)
+    usual = NOISY_TOLERANCE if bath.noisy else LIVE_TOLERANCE if live else TOLERANCE
+    settings = {"tolerance": parameters.tolerance or usual, "iterations": parameters.max_iterations, "bath": bath}
+    if live:
+        return LiveMidpoint(**settings)
+    # with noise the energy is not conserved anyway, and the spherical form has the smaller error in the distribution
+    return Midpoint(**settings, spherical=kind == "spherical-midpoint" or bath.noisy)
+
+
+def build_lattice_bath(parameters: IntegratorParameters, duration: float | None, groups):
+    """The flow O of a deck's [integrator] table, or None."""
+    if not acting(parameters)["lattice"]:
+        return None
+    given = parameters.lattice_temperature if parameters.lattice_temperature is not None else parameters.temperature
+    place = "integrator.temperature" if parameters.lattice_temperature is None else "integrator.lattice_temperature"
+    heat = temperatures(given, duration, place)
+    if parameters.ensemble == "langevin":
+        return Langevin(parameters.lattice_friction, heat, groups)
+    if len(heat.ramps) > 1 or heat.names != [""]:
+        raise InputError(
+            'a thermostat of the whole lattice has one temperature; use ensemble = "langevin" for several', place
+        )
+    kind = NoseHooverChain if parameters.thermostat == "nose-hoover" else VelocityRescaling
+    return kind(heat.ramps[0], parameters.thermostat_time)
+
+
+def acting(parameters: IntegratorParameters) -> dict[str, bool]:
+    """Whether a bath acts on the lattice, and on the spins."""
+    lattice = parameters.ensemble == "nvt" or any_positive(parameters.lattice_friction)
+    return {
+        "lattice": parameters.ensemble != "nve" and lattice and parameters.lattice == "moving",
+        "spins": parameters.ensemble != "nve"
+        and any_positive(parameters.spin_damping)
+        and parameters.spins == "moving",
+    }
+
+
+def check_baths(parameters: IntegratorParameters) -> None:
+    """InputError for temperatures that nothing would follow, and for baths without a temperature."""
+    given = [key for key in TEMPERATURES if getattr(parameters, key) is not None]
+    friction = any_positive(parameters.lattice_friction)
+    if friction and parameters.ensemble != "langevin":
+        raise InputError('friction needs ensemble = "langevin"', "integrator.lattice_friction")
+    if parameters.ensemble == "nve":
+        if given:
+            raise InputError(
+                'the ensemble "nve" has no bath; write ensemble = "langevin", or give the temperature of the start in '
+                "[structure]",
+                f"integrator.{given[0]}",
+            )
+        return
+    if parameters.ensemble == "nvt" and parameters.lattice == "frozen":
+        raise InputError(
+            'nvt is for a lattice that moves; with lattice = "frozen" write ensemble = "langevin" and a spin_damping',
+            "integrator.ensemble",
+        )
+    act = acting(parameters)
+    if not any(act.values()):
+        raise InputError(
+            "no bath acts: give lattice_friction (1/ps) for the lattice, spin_damping for the spins, or both",
+            "integrator",
+        )
+    for what, acts in act.items():
+        own = "lattice_temperature" if what == "lattice" else "spin_temperature"
+        if acts and getattr(parameters, own) is None and parameters.temperature is None:
+            raise InputError(
+                f"the bath of the {what} needs a temperature, for example temperature = 300", "integrator.temperature"
+            )
+        if not acts and getattr(parameters, own) is not None:
+            key = "lattice_friction" if what == "lattice" else "spin_damping"
+            raise InputError(f"no bath acts on the {what}: give {key}, or leave this out", f"integrator.{own}")
+
+
+def check_names(parameters: IntegratorParameters, state: State, groups: Groups) -> None:
+    """InputError for a name that is neither an element of the structure nor a group."""
+    for key in (*TEMPERATURES, "lattice_friction", "spin_damping"):
+        value = getattr(parameters, key)
+        for name in value if isinstance(value, dict) else ():
+            mask_of(name, state, groups, f"integrator.{key}")
+
+
+def build_integrator(
+    parameters: IntegratorParameters, state: State, model, steps: int | None = None, groups: Groups | None = None
+) -> Splitting | MonteCarlo:
+    """The mover of a deck's [integrator] table, for a stage of ``steps`` steps (None: not known).
+
+    Raises InputError where solver, baths and model do not go together.
+    """
+    if parameters.ensemble == "monte-carlo":
+        return build_monte_carlo(parameters, model, steps)
+    if parameters.timestep is None:
+        raise InputError('give the length of a step, for example timestep = "1 fs"', "integrator.timestep")
+    check_baths(parameters)
+    check_names(parameters, state, groups or {})
+    duration = None if steps is None else steps * parameters.timestep
+    flows = {}
+    if parameters.lattice == "moving":
+        flows |= {"R": Drift(), "V": Kick()}
+    if parameters.spins == "moving":
+        flows["S"] = build_spin_solver(parameters, model, duration, groups)
+    bath = build_lattice_bath(parameters, duration, groups)
+    if bath is not None:
+        flows["O"] = bath
+    sequence = default_sequence(parameters, "S" in flows and bool(model.live_terms()), bath is not None)
+    missing = [letter for letter in flows if letter not in sequence]
+    if missing:
+        what, remedy = {
+            "R": ("positions do not move", 'set lattice = "frozen"'),
+            "V": ("velocities do not change", 'set lattice = "frozen"'),
+            "S": ("spins do not turn", 'set spins = "frozen"'),
+            "O": ("the bath of the lattice does not act", "leave lattice_friction out"),
+        }[missing[0]]
+        example = "V S R O R S V" if bath is not None else "V S R S V"
+        raise InputError(
+            f'{sequence!r} has no {missing[0]}, so that {what}; write for example "{example}", or {remedy}',
+            "integrator.splitting",
+        )
+    return Splitting(sequence, parameters.timestep, flows)
+
+
+def build_monte_carlo(parameters: IntegratorParameters, model, steps: int | None) -> MonteCarlo:
+    """The mover of ensemble = "monte-carlo"; InputError for what it cannot do."""
+    live = model.live_terms()
+    if live:
+        raise InputError(
+            f"Monte Carlo moves one spin at a time and needs frozen couplings, which {model.names[live[0]]} has not; "
+            'use ensemble = "langevin"',
+            "integrator.ensemble",
+        )
+    if parameters.lattice == "moving":
+        raise InputError('Monte Carlo moves the spins only; write lattice = "frozen"', "integrator.lattice")
+    if parameters.spins != "moving":
+        raise InputError('nothing moves: let spins be "moving"', "integrator.spins")
+    given = parameters.spin_temperature if parameters.spin_temperature is not None else parameters.temperature
+    if given is None:
+        raise InputError("Monte Carlo needs a temperature, for example temperature = 300", "integrator.temperature")
+    heat = temperatures(given, steps, "integrator.temperature")
+    if heat.names != [""]:
+        raise InputError("Monte Carlo has one temperature for all spins", "integrator.temperature")
+    for key in ("lattice_temperature", "splitting", "timestep"):
+        if getattr(parameters, key) is not None:
+            raise InputError("Monte Carlo has no such thing; leave it out", f"integrator.{key}")
+    return MonteCarlo(heat, parameters.move, parameters.over_relaxation)
