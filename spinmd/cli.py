@@ -392,9 +392,8 @@ def print_error(error: Exception) -> None:
     with suppress(OSError):  # a log on the disk that is full
         for one in getattr(error, "errors", [error]):
             text = " ".join(str(one).split("\n"))
-            if len(text) > LONGEST:
-                text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-            print("spinmd: error: " + text, file=sys.stderr)
+            short = text if len(text) < LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+            print("spinmd: error: " + short, file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -212,14 +212,11 @@ class Simulation:
                 result=self._now,
                 limits=None if stage.run is None else stage.run.limits,
             )
-        except DivergedError as error:
-            self._closed = True
-            saved = [r.last_step for r in self._file if isinstance(r, CheckpointReporter) and r.last_step is not None]
-            if saved:
-                error.args = (f"{error}; the checkpoint of step {saved[0]} is kept in {self._output.file}",)
-            raise
-        except BaseException:
+        except BaseException as error:
             self._closed = True  # the state may be in the middle of a step
+            saved = [r.last_step for r in self._file if isinstance(r, CheckpointReporter) and r.last_step is not None]
+            if isinstance(error, DivergedError) and saved:
+                error.args = (f"{error}; the checkpoint of step {saved[0]} is kept in {self._output.file}",)
             raise
         finally:
             self._steps_left, self._counters = self._left(), self._count()

@@ -237,13 +237,13 @@ def many(tmp_path_factory):
     return read_all([range(1001, 1001 + long) for *_, long in CASES], tmp_path_factory.mktemp("many"))
 
 
-@pytest.mark.parametrize(("name", "case"), zip(NAMES, CASES, strict=True), ids=NAMES)
+@pytest.mark.parametrize(("name", "case"), list(zip(NAMES, CASES, strict=True)), ids=NAMES)
 def test_some_damages(few, name, case):
     check(name, case[0], case[2], few[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "case"), zip(NAMES, CASES, strict=True), ids=NAMES)
+@pytest.mark.parametrize(("name", "case"), list(zip(NAMES, CASES, strict=True)), ids=NAMES)
 def test_a_thousand_damages(many, name, case):
     check(name, case[0], case[2], many[name])
 
