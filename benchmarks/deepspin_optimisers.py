@@ -18,40 +18,30 @@ from pathlib import Path
 import torch
 
 from spinmd.learning.train import load_training_deck, training_systems
+from spinmd.potentials.deepspin.optimisers import BETAS, adam_step
 from spinmd.potentials.deepspin.training import Trainer
 
 SHARE = 0.1  # of the time between two validations
 
 
 class Matrices(torch.optim.Optimizer):
-    """Adam, but for matrices of more than one column a step that ``matrix_step(state, gradient, group)`` makes."""
+    """Adam, but for matrices of more than one column a step that ``matrix_step(state, gradient)`` makes."""
 
-    def __init__(self, groups, matrix_step, **defaults):
+    def __init__(self, groups, matrix_step):
         self.matrix_step = matrix_step
-        super().__init__(groups, {"lr": 1e-3, **defaults})
+        super().__init__(groups, {"lr": 1e-3})
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                state["step"] = state.get("step", 0) + 1
-                matrix = p.ndim == 2 and min(p.shape) > 1
-                step = self.matrix_step(state, p.grad, group) if matrix else adam(state, p.grad)
-                p.add_(step, alpha=-group["lr"])
+                if p.grad is not None:
+                    matrix = p.ndim == 2 and min(p.shape) > 1
+                    step = (self.matrix_step if matrix else adam_step)(self.state[p], p.grad)
+                    p.add_(step, alpha=-group["lr"])
 
 
-def adam(state, gradient, name=""):
-    """Adam's step over the rate, betas 0.9 and 0.99 as in the training."""
-    mean = state.setdefault(f"mean{name}", torch.zeros_like(gradient)).lerp_(gradient, 0.1)
-    square = state.setdefault(f"square{name}", torch.zeros_like(gradient)).lerp_(gradient * gradient, 0.01)
-    t = state["step"]
-    return (mean / (1.0 - 0.9**t)) / ((square / (1.0 - 0.99**t)).sqrt() + 1e-8)
-
-
-def orthogonal(state, gradient, group):
+def orthogonal(state, gradient):
     """Momentum, its singular values set to about one (Jordan et al., Muon, 2024), with the rms of a step of Adam."""
     mean = state.setdefault("mean", torch.zeros_like(gradient)).mul_(0.95).add_(gradient)
     x = gradient + 0.95 * mean
@@ -63,44 +53,25 @@ def orthogonal(state, gradient, group):
     return 0.2 * max(gradient.shape) ** 0.5 * (x.T if wide else x)
 
 
-def rotated(state, gradient, group):
-    """Adam in the eigenvectors of the mean G Gᵀ and Gᵀ G (Vyas et al., SOAP, 2024), which are renewed every ten steps."""
-    sides = gradient @ gradient.T, gradient.T @ gradient
-    if "basis" not in state:
-        state["sides"] = [side.clone() for side in sides]
-        state["basis"] = [torch.linalg.eigh(side)[1] for side in sides]
-        return torch.zeros_like(gradient)
-    for mean, side in zip(state["sides"], sides, strict=True):
-        mean.lerp_(side, 0.05)
-    state.setdefault("mean", torch.zeros_like(gradient)).lerp_(gradient, 0.1)
-    left, right = state["basis"]
-    square = state.setdefault("square", torch.zeros_like(gradient)).lerp_((left.T @ gradient @ right).square(), 0.01)
-    t = state["step"] - 1
-    step = (left.T @ state["mean"] @ right) / (1.0 - 0.9**t) / ((square / (1.0 - 0.99**t)).sqrt() + 1e-8)
-    step = left @ step @ right.T
-    if t % 10 == 0:  # one step of orthogonal iteration
-        state["basis"] = [
-            torch.linalg.qr(mean @ basis)[0] for mean, basis in zip(state["sides"], state["basis"], strict=True)
-        ]
-    return step
-
-
 def groups_of(trainer):
     return [{"params": g["params"], "factor": g["factor"]} for g in trainer._optimiser().param_groups]
 
 
-# name: (optimiser of a trainer or None for the default, changes of [training])
+def of(kind, **keywords):
+    return lambda trainer: kind(groups_of(trainer), **keywords)
+
+
+# name: (optimiser of a trainer, or None for the one that the deck names; changes of [training])
 METHODS = {
     "Adam, cosine, averaged weights (default)": (None, {}),
-    "Adam, exponential, averaged weights": (None, {"schedule": "exponential"}),
-    "Adam, cosine, last weights": (None, {"average": False}),
-    "Adam, cosine, averaged, rate 3e-3": (None, {"rate": 3e-3}),
-    "Adam, cosine, averaged, rate 3e-4": (None, {"rate": 3e-4}),
-    "AdamW, weight decay 0.01": (lambda t: torch.optim.AdamW(groups_of(t), betas=(0.9, 0.99), weight_decay=0.01), {}),
-    "NAdam": (lambda t: torch.optim.NAdam(groups_of(t), betas=(0.9, 0.99)), {}),
-    "Muon for matrices": (lambda t: Matrices(groups_of(t), orthogonal), {}),
-    "SOAP for matrices": (lambda t: Matrices(groups_of(t), rotated), {}),
-    "SOAP for matrices, rate 3e-3": (lambda t: Matrices(groups_of(t), rotated), {"rate": 3e-3}),
+    "Adam, exponential": (None, {"schedule": "exponential"}),
+    "Adam, last weights": (None, {"average": False}),
+    "Adam, rate 3e-3": (None, {"rate": 3e-3}),
+    "AdamW, weight decay 0.01": (of(torch.optim.AdamW, betas=BETAS, weight_decay=0.01), {}),
+    "NAdam": (of(torch.optim.NAdam, betas=BETAS), {}),
+    "Muon for matrices": (of(Matrices, matrix_step=orthogonal), {}),
+    "SOAP": (None, {"optimiser": "soap"}),
+    "SOAP, rate 3e-3": (None, {"optimiser": "soap", "rate": 3e-3}),
 }
 
 

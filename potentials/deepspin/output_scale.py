@@ -1,14 +1,15 @@
 """How much energy one unit of a net's output is: taken from the data, so that steps of the optimiser have the size of what is left.
 
-The last layer of a net on top of a prior begins at zero, and one step of Adam moves each of its weights by the learning rate
-whatever the labels are. Where the prior leaves errors of 0.5 meV/Å, an output in eV would overshoot them a thousandfold.
+The last layer of a net on top of a prior begins at zero, and one step of the optimiser moves each of its weights by about the
+learning rate whatever the labels are. Where the prior leaves errors of 0.5 meV/Å, an output in eV would overshoot them a
+thousandfold.
 """
 
 import numpy as np
 import torch
 
 FRAMES = 16
-RATIO = 10.0  # found on fcc iron, between 4 and 40 alike
+RATIO = 10.0  # between 1 and 13 the loss of fcc iron after 5000 steps is the same to 1 %, with 130 it is 8 % higher
 
 
 def output_scale(trainer, module) -> float:

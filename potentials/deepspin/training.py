@@ -1,4 +1,4 @@
-"""Training of a DeepSPIN model: prior by least squares, then prior and nets together by Adam. Needs torch.
+"""Training of a DeepSPIN model: prior by least squares, then prior and nets together by gradient steps. Needs torch.
 
 ``Trainer`` holds one training: ``prepare`` (data, prior, tensors), ``run`` (steps; resumable to the bit), ``model`` (the result).
 """
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from spinmd.errors import InputError
 from spinmd.potentials.deepspin.data import System, elements_of
 from spinmd.potentials.deepspin.model import DeepSpinModel, SeenRange
+from spinmd.potentials.deepspin.optimisers import BETAS, Soap
 from spinmd.potentials.deepspin.output_scale import output_scale
 from spinmd.potentials.deepspin.prior_design import core, design, predict
 from spinmd.potentials.deepspin.prior_fit import element_types, fit_prior, sigmas, training_settings
@@ -238,7 +239,11 @@ class Trainer:
             groups.append({"params": [self.trained.log_scale], "factor": 1.0})
         else:  # a gradient that no step uses up would grow and count in the clipping
             self.trained.log_scale.requires_grad_(False)
-        return torch.optim.Adam(groups, lr=self.table.rate, betas=(0.9, 0.99)) if groups else None
+        if not groups:
+            return None
+        if self.table.optimiser == "soap":
+            return Soap(groups, lr=self.table.rate)
+        return torch.optim.Adam(groups, lr=self.table.rate, betas=BETAS)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step; a linear start over 100 steps."""

@@ -98,6 +98,10 @@ class TrainingTable(Parameters):
     )
     batch: Width = Field(2, description="frames per step")
     seed: Annotated[int, Field(ge=0, strict=True)] = Field(1, description="of weights and order of the frames")
+    optimiser: Literal["adam", "soap"] = Field(
+        "adam",
+        description="soap: Adam in the eigenvectors of each matrix's gradients, best with rate = 3e-3; for short trainings",
+    )
     rate: float = Field(1.0e-3, gt=0.0, description="first learning rate")
     last_rate: float = Field(1.0e-5, gt=0.0, description="last learning rate")
     schedule: Literal["cosine", "exponential"] = Field("cosine", description="how the rate falls")

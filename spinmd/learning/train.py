@@ -204,7 +204,8 @@ def sentence(report: dict[str, Any]) -> str:
     ]
     if report["best_step"] == 0 and report["steps"]:
         start = "the fitted prior alone" if report["prior"] else "the start"
-        lines.append(f"  no step was better than {start}, which is the model; try a smaller training.rate or more data")
+        remedy = "" if report["trade_off"] else "; try a smaller training.rate or more data"
+        lines.append(f"  no step was better than {start}, which is the model{remedy}")
     if report["trade_off"]:
         lines.append(f"  {report['trade_off']}")
     for name in ("validation", "test"):

@@ -12,6 +12,7 @@ from spinmd.learning.train import load_training_deck, training_systems
 
 torch = pytest.importorskip("torch")
 
+from spinmd.potentials.deepspin.optimisers import Soap  # noqa: E402
 from spinmd.potentials.deepspin.prior import Prior, invariant_count  # noqa: E402
 from spinmd.potentials.deepspin.starting_weights import new_net  # noqa: E402
 from spinmd.potentials.deepspin.torch_invariants import TorchInvariants  # noqa: E402
@@ -185,19 +186,21 @@ def test_network_alone_learns(folder):
     assert trainer.model().time_reversal
 
 
-def test_resume_is_exact(folder, tmp_path):
-    whole = trainer_of(folder)
+@pytest.mark.parametrize("optimiser", ["adam", "soap"])
+def test_resume_is_exact(folder, tmp_path, optimiser):
+    options = {"training": {"steps": 60, "checkpoint": 20, "optimiser": optimiser}}
+    whole = trainer_of(folder, **options)
     whole.run()
-    first = trainer_of(folder)
+    first = trainer_of(folder, **options)
     first.run(checkpoint=tmp_path / "c", stop=lambda: first.step >= 45)  # stops between two checkpoints
-    second = trainer_of(folder)
+    second = trainer_of(folder, **options)
     second.resume(tmp_path / "c")
     assert second.step == 40
     second.run()
     for a, b in zip(whole.trained.parameters(), second.trained.parameters(), strict=True):
         assert torch.equal(a, b)
     assert all(torch.equal(a, b) for a, b in zip(whole.best_weights, second.best_weights, strict=True))
-    longer = trainer_of(folder, training={"steps": 62})
+    longer = trainer_of(folder, training={"steps": 62, "optimiser": optimiser})
     longer.resume(tmp_path / "c")
     longer.run()
     assert longer.step == 62
@@ -263,6 +266,42 @@ def test_a_prior_too_large_to_be_trained_along_is_mentioned(folder, monkeypatch)
     with pytest.warns(UserWarning, match=r"prior.train: .* GB of memory .*keep their fitted values"):
         trainer = trainer_of(folder)
     assert trainer.trained.changes is None
+
+
+def test_soap_needs_fewer_steps_than_adam_where_inputs_and_outputs_are_correlated():
+    generator = torch.Generator().manual_seed(1)
+    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    inputs, outputs = (normal(n, n) @ torch.diag(torch.logspace(0, -2, n, dtype=torch.float64)) for n in (40, 30))
+    labels, rests = inputs @ normal(40, 30) @ outputs, []
+    for name in ("soap", "adam"):
+        weight = torch.zeros(40, 30, dtype=torch.float64, requires_grad=True)
+        groups, rate = [{"params": [weight]}], 3e-2
+        optimiser = Soap(groups, lr=rate) if name == "soap" else torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.99))
+        for step in range(400):
+            optimiser.param_groups[0]["lr"] = rate * (1.0 - step / 400)
+            optimiser.zero_grad()
+            loss = (inputs @ weight @ outputs - labels).square().mean()
+            loss.backward()
+            optimiser.step()
+        rests.append(float(loss.detach()))
+    assert rests[0] < 0.8 * rests[1] < 0.01 * float(labels.square().mean())
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (300, 300)])
+def test_soap_is_adam_where_there_is_nothing_to_rotate(shape):
+    gradients = np.random.default_rng(1).normal(size=(4, *shape))
+    found = []
+    for kind in (
+        lambda groups: Soap(groups, lr=0.1),
+        lambda groups: torch.optim.Adam(groups, lr=0.1, betas=(0.9, 0.99)),
+    ):
+        weight = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+        optimiser = kind([{"params": [weight]}])
+        for gradient in gradients:
+            weight.grad = torch.tensor(gradient)
+            optimiser.step()
+        found.append(weight.detach().numpy())
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-10)
 
 
 def test_scale_of_the_field_labels_is_found(folder):

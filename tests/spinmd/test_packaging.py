@@ -50,7 +50,16 @@ LAYERS = (
 )
 # they train, need torch, and are imported inside functions only
 TORCH_MODULES = {
-    f"spinmd.potentials.deepspin.{name}" for name in ("torch_network", "torch_invariants", "training_parts", "training")
+    f"spinmd.potentials.deepspin.{name}"
+    for name in (
+        "torch_network",
+        "torch_invariants",
+        "training_parts",
+        "training",
+        "training_checkpoint",
+        "output_scale",
+        "optimisers",
+    )  # fmt: skip
 }
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
