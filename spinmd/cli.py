@@ -197,6 +197,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint of a stopped training")] = False,
     summary: Annotated[Path | None, typer.Option("--summary", help="write the report to this JSON file")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace the model if it exists, begin anew")] = False,
+    held_out: Annotated[
+        Path | None, typer.Option("--held-out", help="write the frames of data.test to this folder and train nothing")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a DeepSPIN model on labelled frames; writes the model, its log and its learning curve."""
@@ -204,6 +207,12 @@ def train(
     from spinmd.segments import write_json
 
     read, folder = training.load_training_deck(deck, overrides or ())
+    if held_out is not None:
+        systems = training.training_systems(read, folder)
+        written = training.write_held_out(systems, held_out)
+        if not quiet:
+            print(f"{sum(system.frames for system in systems['test'])} frames of {len(written)} systems in {held_out}")
+        return
     check_writable(summary, "--summary", [deck, read.output.file])
     systems = training.training_systems(read, folder)
     with caught_signals() as caught:

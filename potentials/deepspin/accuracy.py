@@ -75,15 +75,37 @@ def accuracy(systems: Sequence, predictions: Sequence[Predictions]) -> dict:
 
     ``X_rmse_U``, ``X_mae_U`` and ``X_label_rms_U`` for every X of the module's docstring, U its unit;
     ``energy_offset_per_system_*`` and ``energy_one_offset_*`` after the mean of the error, of each system and of all frames, is
-    subtracted. None where nothing could be compared. Plain numbers, ready for JSON.
+    subtracted. ``elements`` has the force and field errors of the atoms of each element (fields of magnetic ones). None where
+    nothing could be compared. Plain numbers, ready for JSON.
     """
     compared = [_compare(system, values) for system, values in zip(systems, predictions, strict=True)]
     report = {"frames": sum(system.frames for system in systems), "atoms": [system.natoms for system in systems]}
     report |= _errors(compared)
+    report["elements"] = _by_element(systems, predictions)
     report["systems"] = [
         {"name": s.name, "frames": s.frames, "natoms": s.natoms, **_errors([one])}
         for s, one in zip(systems, compared, strict=True)
     ]
+    return report
+
+
+def _by_element(systems: Sequence, predictions: Sequence[Predictions]) -> dict[str, dict[str, float | None]]:
+    """RMSE and label rms of forces and fields over the atoms of each element, in the order in which elements are met."""
+    parts: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
+    for system, values in zip(systems, predictions, strict=True):
+        for t in dict.fromkeys(system.types.tolist()):
+            own = system.types == t
+            found = parts.setdefault(system.elements[t], {"force": [], "field": []})
+            found["force"].append((values.force[:, own] - system.force[:, own], system.force[:, own]))
+            own = own & system.magnetic
+            found["field"].append((values.field[:, own] - system.field[:, own], system.field[:, own]))
+    report = {}
+    for symbol, found in parts.items():
+        report[symbol] = {}
+        for name, pairs in found.items():
+            errors, labels = (1e3 * np.concatenate([pair[k].reshape(-1) for pair in pairs]) for k in range(2))
+            report[symbol][f"{name}_rmse_{UNITS[name]}"] = _rms(errors)
+            report[symbol][f"{name}_label_rms_{UNITS[name]}"] = _rms(labels)
     return report
 
 
@@ -127,7 +149,8 @@ def _rms(values: np.ndarray) -> float | None:
 
 
 def table(report: dict) -> str:
-    """The report as a table for the screen: RMSE, MAE and the rms of the labels in total, then the RMSE of each system."""
+    """The report as a table for the screen: RMSE, MAE and the rms of the labels in total, of each element where there are
+    several, then the RMSE of each system."""
     rows = [("", "", "RMSE", "MAE", "rms of labels")]
     for name, (title, unit) in TITLES.items():
         suffix = UNITS.get(name, "mev_per_atom")
@@ -136,6 +159,15 @@ def table(report: dict) -> str:
         numbers = (report.get(f"{name}_{kind}_{suffix}") for kind in ("rmse", "mae", "label_rms"))
         rows.append((title, unit, *(_number(number) for number in numbers)))
     lines = [f"{report['frames']} frames of {len(report['systems'])} systems", *_aligned(rows, 2), ""]
+    if len(report["elements"]) > 1:
+        rows = [("RMSE (rms of labels)", "force, meV/Å", "field, meV/µB")]
+        for symbol, one in report["elements"].items():
+            cells = []
+            for name in ("force", "field"):
+                value, label = (one[f"{name}_{kind}_{UNITS[name]}"] for kind in ("rmse", "label_rms"))
+                cells.append("" if value is None else f"{_number(value)} ({_number(label)})")
+            rows.append((symbol, *cells))
+        lines += [*_aligned(rows, 1), ""]
     names = [name for name in TITLES if f"{name}_rmse_{UNITS.get(name, 'mev_per_atom')}" in report]
     names = [name for name in names if name != "energy_one_offset"]
     heads = {"energy_offset_per_system": "less offset", "field_transverse": "transverse"}

@@ -19,6 +19,7 @@ from scipy import linalg, optimize
 from tqdm import tqdm
 
 from spinmd.errors import InputError
+from spinmd.potentials.deepspin.field_labels import check_field_labels
 from spinmd.potentials.deepspin.prior import DEFAULTS, Prior
 from spinmd.potentials.deepspin.prior_design import core, design, find_pairs, predict
 
@@ -267,7 +268,7 @@ def fit_prior(
     field_scale      λ of the field labels, or "fit"
     transverse_only  fit the part of the field across S only
 
-    Raises InputError for settings, systems or options that make no sense.
+    Raises InputError for settings, systems or options that make no sense; warns of field labels of another unit or sign.
     """
     weights = weights or Weights()
     if isinstance(field_scale, str) and field_scale != "fit":
@@ -311,6 +312,9 @@ def fit_prior(
         if field_scale == "fit":
             scale = _fit_scale(main, fields, ridge)
     theta, remaining = _solve(_scaled(main, fields, scale), ridge)
+    if fields[-1, -1] > 0.0:
+        least = max(ridge, 1e-8)
+        report["field_label_factor"] = check_field_labels(lambda x: _solve(_scaled(main, fields, x), least)[1], scale)
     report.update(
         ridge=ridge, field_scale=scale, transverse_only=transverse_only, weights=asdict(weights),
         weighted_rest=remaining, seconds=time.perf_counter() - began,

@@ -17,7 +17,9 @@ from torch import nn
 from spinmd.potentials.deepspin.model import Net
 from spinmd.potentials.deepspin.prior import COMPONENTS, GROUPS, Prior
 from spinmd.potentials.deepspin.prior_design import angular_functions, find_pairs, pair_functions_of
-from spinmd.potentials.deepspin.torch_network import torch_net
+from spinmd.potentials.deepspin.torch_network import scaled_output, torch_net
+
+LEAST_VARIATION = 1e-2  # of an invariant's natural size; 99 % of those of strongly displaced fcc iron vary more
 
 
 @dataclass
@@ -53,6 +55,7 @@ class TorchInvariants(nn.Module):
         self.prior, self.dtype = prior, dtype
         self.n = len(prior.elements)
         self.functions = prior.settings["many_body_functions"]
+        self.output_scale = 1.0  # the nets' outputs are this many eV (``output_scale.output_scale``)
         self.nets = nn.ModuleList([torch_net(net, dtype) for net in nets])
         for a in range(self.n):
             sizes = {g: prior.features(a, g)[1] * COMPONENTS[g] for g in prior.groups}
@@ -149,19 +152,47 @@ class TorchInvariants(nn.Module):
             f(2.0 * scaled * inverse[:, None]),
         )
 
+    def _natural_squares(self, frame: PreparedInvariants, a: int) -> torch.Tensor:
+        """(n, n_z) squares of z as they would be if neighbours did not cancel each other: (Σ_j |term_j of x_p|²)(... of x_q)."""
+        squares = torch.zeros(frame.natoms * self.n, frame.value.shape[1], self.functions, dtype=torch.float64)
+        terms = frame.value.double()[:, :, None] * frame.radial[:, None, :, 0].double()
+        squares = squares.index_add(0, frame.slot, terms * terms).reshape(frame.natoms, -1)[frame.atoms[a]]
+        sizes = {g: x.shape[1:] for g, x in frame.x[a].items()}
+        flat = torch.zeros(len(squares), sum(n * m for n, m in sizes.values()) + 1, dtype=torch.float64)
+        flat = flat.index_add(1, getattr(self, f"columns_{a}"), squares)
+        parts, at = [], 0
+        for g, (size, components) in sizes.items():
+            own = flat[:, at : at + size * components].reshape(-1, size, components).sum(2)
+            at += size * components
+            if g == "L0":
+                if self.prior.magnetic[a]:
+                    own[:, 0] = frame.x[a][g][:, 0, 0].double() ** 2
+                parts.append(own)
+            else:
+                p, q = np.triu_indices(size)
+                parts.append(own[:, p] * own[:, q])
+        return torch.cat(parts, dim=1)
+
     @torch.no_grad()
     def whiten(self, frames, components: int, floor: float) -> None:
         """Let the nets see the first principal components of the scaled invariants over ``frames``, with unit variance (those below
-        ``floor`` times the largest standard deviation: as if they had that). Linear: ``nets_of`` folds it into the first layer."""
+        ``floor`` times the largest standard deviation: as if they had that). Linear: ``nets_of`` folds it into the first layer.
+
+        Invariants that vary by less than LEAST_VARIATION of their natural size are scaled as if they varied by that: divided by
+        their own deviation they would be steep functions of the positions (in a nearly perfect crystal, of 1e8 eV/Å).
+        """
         for a in range(self.n):
             z = torch.cat([frame.z[a] for frame in frames]).to(torch.float64)
             layer, kept = self.nets[a][0], min(components, z.shape[1])
             centre, mix = torch.zeros(z.shape[1], dtype=torch.float64), torch.eye(z.shape[1], kept, dtype=torch.float64)
             if len(z) > 1:
-                centre, deviation = z.mean(0), z.std(0)
-                # what hardly varies in the data (the length of spins that all have one) must not become steep
-                least = 1e-3 * (z * z).mean(0).sqrt()
-                deviation = torch.where(deviation > 1e-12, torch.maximum(deviation, least), torch.inf)
+                centre, natural = (
+                    z.mean(0),
+                    torch.cat([self._natural_squares(frame, a) for frame in frames]).mean(0).sqrt(),
+                )
+                # what hardly varies in the data must not become steep: bond vectors that nearly cancel, equal lengths of spins
+                deviation = torch.maximum(z.std(0), LEAST_VARIATION * natural)
+                deviation = torch.where(deviation > 1e-12, deviation, torch.inf)
                 _, s, axes = torch.linalg.svd((z - centre) / deviation / len(z) ** 0.5, full_matrices=False)
                 kept = min(kept, len(s))
                 mix = (axes[:kept] / torch.clamp(s[:kept], min=float(s[0]) * floor + 1e-300)[:, None] / deviation).T
@@ -188,7 +219,7 @@ class TorchInvariants(nn.Module):
             if not len(atoms):
                 continue
             z = frame.z[a].detach().requires_grad_()
-            e = self.nets[a](z).sum()
+            e = self.nets[a](z).sum() * self.output_scale
             (g,) = torch.autograd.grad(e, z, create_graph=self.training)
             energy = energy + e
             g = g @ getattr(self, f"mix_{a}").T
@@ -220,7 +251,7 @@ class TorchInvariants(nn.Module):
         """The present nets as functions of z itself."""
         result = []
         for a, module in enumerate(self.nets):
-            layers = [layer.layer() for layer in module]
+            layers = scaled_output([layer.layer() for layer in module], self.output_scale)
             mix = getattr(self, f"mix_{a}", None)
             if mix is not None:
                 centre, mix = getattr(self, f"centre_{a}").double().numpy(), mix.double().numpy()

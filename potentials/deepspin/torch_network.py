@@ -57,6 +57,13 @@ def torch_net(net: Net, dtype) -> nn.Sequential:
     return nn.Sequential(*(TorchLayer(layer, dtype) for layer in net))
 
 
+def scaled_output(net: Net, factor: float) -> Net:
+    """The net times a factor, which its last layer (linear) takes up."""
+    last = net[-1]
+    bias = None if last.bias is None else factor * last.bias
+    return [*net[:-1], Layer(factor * last.weight, bias, last.step, last.activation, last.resnet)]
+
+
 @dataclass
 class PreparedFrame:
     """One frame as tensors. N atoms, C = N centres (2N with time reversal: the second half sees spins reversed), P pairs.
@@ -92,6 +99,7 @@ class TorchNetwork(nn.Module):
         self.network, self.dtype, self.time_reversal = network, dtype, time_reversal
         self.virtual_scale = np.asarray(virtual_scale, dtype=float)
         self.n = len(network.sel)
+        self.output_scale = 1.0  # the fitting nets' outputs are this many eV (``output_scale.output_scale``)
         self.grid = Grid(1.0 / network.protection, nodes)
         self.nets = {**network.embedding, **network.silent}
         self.keys = sorted(self.nets)
@@ -222,7 +230,7 @@ class TorchNetwork(nn.Module):
                 continue
             grids = self.grids(c)
             A = B @ grids  # (C, 4, M)
-            e = self.fitting[c](self.whitened(c, self.descriptor(A))).sum() * frame.weight
+            e = self.fitting[c](self.whitened(c, self.descriptor(A))).sum() * (frame.weight * self.output_scale)
             (pull,) = torch.autograd.grad(e, A, create_graph=self.training)
             H = pull @ grids.T
             energy = energy + e
@@ -245,7 +253,7 @@ class TorchNetwork(nn.Module):
         silent = {key: nets[key] for key in net.silent}
         fitting = []
         for c, module in enumerate(self.fitting):
-            layers = [layer.layer() for layer in module]
+            layers = scaled_output([layer.layer() for layer in module], self.output_scale)
             mix = getattr(self, f"mix_{c}", None)
             if mix is not None:
                 centre, mix = getattr(self, f"centre_{c}").double().numpy(), mix.double().numpy()

@@ -3,11 +3,8 @@
 ``Trainer`` holds one training: ``prepare`` (data, prior, tensors), ``run`` (steps; resumable to the bit), ``model`` (the result).
 """
 
-import hashlib
-import io
 import json
 import math
-import os
 import time
 import warnings
 from pathlib import Path
@@ -20,17 +17,21 @@ from tqdm import tqdm
 from spinmd.errors import InputError
 from spinmd.potentials.deepspin.data import System, elements_of
 from spinmd.potentials.deepspin.model import DeepSpinModel, SeenRange
+from spinmd.potentials.deepspin.output_scale import output_scale
 from spinmd.potentials.deepspin.prior_design import core, design, predict
 from spinmd.potentials.deepspin.prior_fit import element_types, fit_prior, sigmas, training_settings
 from spinmd.potentials.deepspin.starting_weights import starting_invariants, starting_network
 from spinmd.potentials.deepspin.torch_invariants import TorchInvariants
 from spinmd.potentials.deepspin.torch_network import TorchNetwork
+from spinmd.potentials.deepspin.training_checkpoint import identity, read_checkpoint, write_checkpoint
 from spinmd.potentials.deepspin.training_log import write_log
 from spinmd.potentials.deepspin.training_parameters import TrainingDeck
 from spinmd.potentials.deepspin.training_parts import Frame, Trained
 
 ROOM = 6e9  # bytes of prepared frames that are kept; beyond it they are prepared anew for each step
 WHITENING_FRAMES = 400
+KINDS = {"energy_mev_per_atom": "meV/atom", "force_mev_per_ang": "meV/Å", "field_mev_per_mub": "meV/µB"}
+GIVEN_UP = 1.2  # no kind of error may exceed this times that of the fitted prior, however small the loss is
 FORCE_SIGMA = 20e-3  # eV/Å: scale of the loss, so that a loss of one is an error of this size
 
 
@@ -104,6 +105,10 @@ class Trainer:
             network, invariants, self.whole_factor.shape[1] if self.whole_factor is not None else 0, self.dtype
         )
         self._prepare_frames()
+        if self.prior is not None:  # nets that begin at zero
+            for module in (invariants, network):
+                if module is not None:
+                    module.output_scale = output_scale(self, module)
         self.average = [p.detach().clone() for p in self.trained.parameters()]
         self.best_weights = [p.clone() for p in self.average]
         self.optimiser = self._optimiser()
@@ -123,7 +128,16 @@ class Trainer:
         if self.prior is None or not self.deck.prior.train or self.deck.descriptor == "none":
             return False
         rows = sum(s.frames * (6 * s.natoms + 1) for name in ("train", "validation") for s in self.systems[name])
-        return rows * self.prior.count * 4 < 0.5 * ROOM
+        size = rows * self.prior.count * (8 if self.dtype == torch.float64 else 4)
+        if size >= 0.5 * ROOM:
+            warnings.warn(
+                f"prior.train: training the {self.prior.count} coefficients of the prior along with the network would take "
+                f"{size / 1e9:.1f} GB of memory (at most {0.5 * ROOM / 1e9:.1f} are used), so they keep their fitted values; "
+                "fewer frames, prior.many_body_functions or prior.pair_functions make room",
+                stacklevel=2,
+            )
+            return False
+        return True
 
     def _coordinates(self) -> np.ndarray:
         """(count, count) T: coefficients = fitted ones + T δ, such that the least-squares loss is |δ|² apart from the nets.
@@ -307,7 +321,7 @@ class Trainer:
             if self.step % every == 0 or self.step == steps:
                 self.seconds = before + time.perf_counter() - began
                 row = self._validate(running, log_file, self.seconds)
-                values = [row[name] for name in ("energy_mev_per_atom", "force_mev_per_ang", "field_mev_per_mub")]
+                values = [row[name] for name in KINDS]
                 bar.set_postfix_str("{:.2f} meV/atom {:.1f} meV/Å {:.2f} meV/µB".format(*values))
                 self.running = running
                 if row["score"] > 3.0 * self.log[0]["score"] and self.step < steps:
@@ -333,13 +347,39 @@ class Trainer:
     def _validate(self, running: float, log_file: Path | None, seconds: float) -> dict[str, float]:
         errors = self.errors("validation" if self._frames("validation") else "train", self.average)
         row = {"step": self.step, "rate": self.rate(self.step), "loss": running, **errors, "seconds": round(seconds, 2)}
-        if row["score"] < self.best:
+        self.log.append(row)
+        if row["score"] < self.best and not self.worse_than_prior(row):
             self.best = row["score"]
             self.best_weights = [p.clone() for p in self.average]
-        self.log.append(row)
         if log_file is not None:
             write_log(log_file, self.log)
         return row
+
+    def worse_than_prior(self, row: dict[str, float]) -> list[str]:
+        """The kinds of errors of a validation that are clearly above those of the fitted prior (the first validation)."""
+        if self.prior is None:
+            return []
+        return [name for name in KINDS if row[name] > GIVEN_UP * self.log[0][name]]
+
+    def best_row(self) -> dict[str, float]:
+        """The validation whose weights are the model's; empty before the first."""
+        return min(
+            (row for row in self.log if not self.worse_than_prior(row)), key=lambda row: row["score"], default={}
+        )
+
+    def trade_off(self) -> str:
+        """What a smaller loss than the model's would have cost, in words; empty if there is none."""
+        row = min(self.log, key=lambda row: row["score"], default={})
+        if not row or not self.worse_than_prior(row):
+            return ""
+        costs = [
+            f"the {name.split('_')[0]} error from {self.log[0][name]:.3g} to {row[name]:.3g} {KINDS[name]}"
+            for name in self.worse_than_prior(row)
+        ]
+        return (
+            f"step {row['step']} had a smaller loss but raised {' and '.join(costs)}: the labels disagree, or one kind outweighs "
+            'the others; see training.field_scale ("fit"), training.energy, training.force and training.field'
+        )
 
     def errors(self, name: str, weights) -> dict[str, float]:
         """Errors of a set with given weights (meV/atom, meV/Å, meV/µB), and the score that chooses: the mean loss."""
@@ -376,44 +416,19 @@ class Trainer:
 
     # ------------------------------------------------------------------ checkpoint and result
 
-    def fingerprint(self) -> str:
-        """Hash of deck and data: a checkpoint of another training is refused."""
-        digest = hashlib.sha256(self.deck.model_dump_json(exclude={"output", "title"}).encode())
-        for name in sorted(self.systems):
-            for system in self.systems[name]:
-                for array in (system.coord, system.spin, system.energy):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
-
     def save(self, path: Path) -> None:
         """Write the state of the training atomically."""
         content = {
-            "fingerprint": self.fingerprint(), "slower": self.slower, "step": self.step, "best": self.best,
+            "identity": json.dumps(identity(self.deck, self.systems)), "slower": self.slower, "step": self.step, "best": self.best,
             "seconds": self.seconds, "running": self.running,
             "weights": [p.detach() for p in self.trained.parameters()], "average": self.average, "best_weights": self.best_weights,
             "optimiser": self.optimiser.state_dict(), "log": json.dumps(self.log),
         }  # fmt: skip
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
-            file.write(buffer.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_checkpoint(path, content)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint. Raises InputError for a file that is none, or of another deck or other data."""
-        try:
-            content = torch.load(path, weights_only=True)
-        except FileNotFoundError:
-            raise InputError(f"there is no checkpoint {path} to go on from; leave --resume out", "--resume") from None
-        except Exception as error:  # torch raises whatever its unpickler meets
-            raise InputError(
-                f"{path} is not a readable checkpoint ({type(error).__name__}); delete it", "--resume"
-            ) from None
-        if content["fingerprint"] != self.fingerprint():
-            raise InputError(f"{path} belongs to another deck or other data; delete it or restore the deck", "--resume")
+        content = read_checkpoint(path, self.deck, self.systems)
         self.step, self.best, self.seconds, self.running = (content[k] for k in ("step", "best", "seconds", "running"))
         self.slower = content["slower"]
         self._load(content["weights"])
@@ -460,7 +475,7 @@ class Trainer:
                 for name, systems in self.systems.items()
             },
             "prior_fit": {k: v for k, v in self.prior_report.items() if k != "held_out_errors"},
-            "best_validation": min(self.log, key=lambda row: row["score"]) if self.log else {},
+            "best_validation": self.best_row(),
             "torch": torch.__version__,
         }
 

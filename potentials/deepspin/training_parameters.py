@@ -17,7 +17,8 @@ class DataParameters(Parameters):
     train: tuple[str, ...] = Field(min_length=1, description="systems, relative to the deck")
     validation: Fraction | tuple[str, ...] = Field(
         0.1,
-        description="fraction of the train frames, spread evenly, or systems of their own; chooses the best weights",
+        description="fraction of the train frames, spread evenly, or systems of their own; chooses the best weights; "
+        "0: the training frames choose them, so that nothing tells overfitting",
     )
     test: Fraction | tuple[str, ...] = Field(
         0.0, description="fraction of the train frames, or systems; used neither in training nor in stopping"
@@ -92,7 +93,9 @@ class TrainingTable(Parameters):
     over components, F_m over magnetic atoms (the form of DeePMD-kit), times the weight of the frame (``prior.robust``).
     """
 
-    steps: Annotated[int, Field(ge=0, strict=True)] = Field(20000, description="steps of the optimiser")
+    steps: Annotated[int, Field(ge=0, strict=True)] = Field(
+        20000, description="steps of the optimiser; the one value that --resume may find changed"
+    )
     batch: Width = Field(2, description="frames per step")
     seed: Annotated[int, Field(ge=0, strict=True)] = Field(1, description="of weights and order of the frames")
     rate: float = Field(1.0e-3, gt=0.0, description="first learning rate")

@@ -8,7 +8,8 @@ from typing import Any
 from spinmd import __version__
 from spinmd.complaints import raise_all, validate
 from spinmd.errors import InputError
-from spinmd.potentials.deepspin.data import System, read_systems, split_evenly
+from spinmd.learning.parity import short_names
+from spinmd.potentials.deepspin.data import System, read_systems, split_evenly, write_system
 from spinmd.potentials.deepspin.training_parameters import TrainingDeck
 from spinmd.toml_source import TomlSource
 
@@ -50,6 +51,23 @@ def training_systems(deck: TrainingDeck, folder: Path) -> dict[str, list[System]
     return parts
 
 
+def write_held_out(systems: dict[str, list[System]], folder: Path) -> list[Path]:
+    """Write the frames of ``data.test``, which no training sees, below ``folder``, one system each; returns their folders.
+
+    ``spinmd test MODEL FOLDER`` then gives the errors that are reported for a model of this deck. Raises InputError if the deck
+    holds out nothing, or if the folder exists.
+    """
+    if not systems["test"]:
+        raise InputError("the deck holds out no frames; give data.test a fraction or folders", "data.test")
+    if folder.exists():
+        raise InputError("exists already; choose another name", str(folder))
+    written = []
+    for name, system in zip(short_names([system.name for system in systems["test"]]), systems["test"], strict=True):
+        written.append(folder / name.strip("/").replace("/", "_"))
+        write_system(written[-1], system)
+    return written
+
+
 def _content(system: System) -> str:
     return hashlib.sha256(system.coord.tobytes() + system.spin.tobytes()).hexdigest()
 
@@ -65,17 +83,21 @@ def train(
 ) -> dict[str, Any]:
     """Train, and write the model, its log and its learning curve. Returns the report, also in the model's provenance.
 
-    resume  go on from FILE.checkpoint;  force  replace a model that exists
+    resume  go on from FILE.checkpoint, of a deck that asks for the same but perhaps for other steps
+    force   replace a model that exists
     stop    asked before each step: the training ends there after a checkpoint, without a model
 
     Raises InputError before anything is written.
     """
     from spinmd.potentials.deepspin.model_file import write_model
     from spinmd.potentials.deepspin.training import Trainer
+    from spinmd.potentials.deepspin.training_checkpoint import read_checkpoint
 
     target = Path(deck.output.file)
     beside = {name: target.with_name(target.name + suffix) for name, suffix in SUFFIXES.items()}
     _check_target(target, beside["checkpoint"], resume, force)
+    if resume:
+        read_checkpoint(beside["checkpoint"], deck, systems)  # refused before the prior is fitted
     trainer = Trainer(deck, systems, progress=progress)
     trainer.prepare()
     if resume:
@@ -97,13 +119,16 @@ def train(
         if systems[name]:
             report[name] = trainer.errors(name, trainer.best_weights)
     report["field_scale"] = model.provenance["field_scale"]
-    report["best_step"] = int(min(trainer.log, key=lambda row: row["score"])["step"]) if trainer.log else 0
+    report["best_step"] = int(trainer.best_row().get("step", 0))
+    report["trade_off"] = trainer.trade_off()
     model.provenance |= {
         "spinmd": __version__,
         **{k: report[k] for k in ("validation", "test", "steps") if k in report},
     }
     write_model(model, target)
-    draw_learning_curve(trainer.log, beside["figure"], deck.title)
+    draw_learning_curve(
+        trainer.log, beside["figure"], deck.title, "validation" if systems["validation"] else "training"
+    )
     beside["checkpoint"].unlink(missing_ok=True)
     return report
 
@@ -130,28 +155,37 @@ def _check_target(target: Path, checkpoint: Path, resume: bool, force: bool) -> 
         )
 
 
-def draw_learning_curve(log: list[dict[str, float]], path: Path, title: str = "") -> None:
-    """Validation errors and loss against the step, PNG."""
+def draw_learning_curve(log: list[dict[str, float]], path: Path, title: str = "", frames: str = "validation") -> None:
+    """Errors of the ``frames`` that choose the weights, and the loss, against the step, PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     steps = [row["step"] for row in log]
     panels = (
-        ("energy_mev_per_atom", "energy (meV/atom)"), ("force_mev_per_ang", "force (meV/Å)"),
-        ("field_mev_per_mub", "field (meV/µB)"), ("loss", "training loss"),
+        ("energy_mev_per_atom", "energy", "meV/atom"), ("force_mev_per_ang", "force", "meV/Å"),
+        ("field_mev_per_mub", "field", "meV/µB"), ("loss", "", ""),
     )  # fmt: skip
     figure, axes = pyplot.subplots(2, 2, figsize=(8, 5.5), sharex=True, layout="constrained")
-    for axis, (name, label) in zip(axes.flat, panels, strict=True):
+    for axis, (name, quantity, unit) in zip(axes.flat, panels, strict=True):
         values = [row[name] for row in log]
         if name == "loss":
             axis.plot(steps[1:], values[1:], "-", color="tab:gray", lw=1.2)
+            values = values[1:]
         else:
             axis.plot(steps, values, ".-", color="tab:blue", lw=1.2, ms=4)
-        if len(steps) > 2 and min(values[1:]) > 0.0:
+        if len(steps) > 2 and min(values) > 0.0:
             axis.set_yscale("log")
-        axis.set_ylabel(label if name == "loss" else f"validation RMSE, {label}")
+            decades = max(values) / min(values)
+            if decades < 100.0:  # else powers of ten are enough
+                axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades > 5.0 else tuple(range(1, 10))))
+                axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_title(
+            "training loss" if name == "loss" else f"{quantity}, RMSE of {frames} frames ({unit})", fontsize=10
+        )
         axis.grid(alpha=0.3)
     for axis in axes[1]:
         axis.set_xlabel("step")
@@ -169,7 +203,10 @@ def sentence(report: dict[str, Any]) -> str:
         f"model written to {report['output']} after {report['steps']} steps, with the weights of step {report['best_step']}"
     ]
     if report["best_step"] == 0 and report["steps"]:
-        lines.append("  no step was better than the start; try a smaller training.rate or more data")
+        start = "the fitted prior alone" if report["prior"] else "the start"
+        lines.append(f"  no step was better than {start}, which is the model; try a smaller training.rate or more data")
+    if report["trade_off"]:
+        lines.append(f"  {report['trade_off']}")
     for name in ("validation", "test"):
         if name in report:
             e = report[name]

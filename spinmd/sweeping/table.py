@@ -247,6 +247,10 @@ class Sweep:
     def shape(self) -> tuple[int, ...]:
         return self.points["status"].shape[:-1]
 
+    def __repr__(self) -> str:
+        grid = ", ".join(f"{len(values)} × {key}" for key, values in self.axes.items())
+        return f"Sweep({str(self.path)!r}, {grid or 'one point'}, {self.points['status'].shape[-1]} seeds)"
+
     @property
     def finished(self) -> bool:
         """Whether every point that was asked for is finished."""

@@ -342,7 +342,15 @@ def test_known_errors():
     assert [part["frames"] for part in report["systems"]] == [7, 3]
     assert report["systems"][1]["force_rmse_mev_per_ang"] == pytest.approx(240 * np.sqrt(1 / 24))
     assert "virial_rmse_mev_per_atom" not in report["systems"][1]
+    by_element = report["elements"]
+    assert list(by_element) == list(dict.fromkeys(one.elements[t] for t in one.types))
+    first = two.elements[two.types[0]]  # the atom with the wrong force
+    alike = 10 * np.count_nonzero(one.types == one.types[0])
+    assert by_element[first]["force_rmse_mev_per_ang"] == pytest.approx(240 * np.sqrt(3 / (3 * alike)))
+    bare = next(one.elements[t] for t in one.types[~one.magnetic])
+    assert by_element[bare]["field_rmse_mev_per_mub"] is None and by_element[bare]["force_rmse_mev_per_ang"] >= 0.0
     text = table(report)
+    assert f"\n{bare} " in text and "force, meV/Å" in text
     assert "10 frames of 2 systems" in text and f"{report['force_rmse_mev_per_ang']:.4g}" in text
 
 

@@ -337,6 +337,25 @@ def test_fit_finds_what_made_the_data(options):
     assert errors["force_rmse_mev_per_ang"] < allowed and errors["field_rmse_mev_per_mub"] < allowed
 
 
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        (1.0, ""),
+        (0.9, ""),
+        (-1.0, "sign is reversed"),
+        (1.0 / 27.2114, "multiply them by 27.211"),
+        (27.2114, "too often"),
+    ],
+)
+def test_field_labels_of_another_sign_or_unit_are_noticed(factor, words, recwarn):
+    prior = random_prior(["Fe"], [True], many_body=False, pair_functions=5)
+    data = made_frames(prior, np.array([-8.0]), 12, 10, factor)
+    fit = fit_prior(prior.settings, [data], ridges=(1e-10,), held_out=0.0, progress=False)
+    said = [str(w.message) for w in recwarn if "force_mag" in str(w.message)]
+    assert len(said) == bool(words) and all(words in text for text in said)
+    assert fit.report["field_label_factor"] == pytest.approx(factor if words else 1.0, rel=1e-3)
+
+
 def test_fit_of_two_elements_with_settings_from_the_data():
     prior = random_prior(["Fe", "O"], [True, False], many_body=False, pair_functions=6)
     data = made_frames(prior, np.array([-8.0, -3.0]), 30, 10)

@@ -1,5 +1,7 @@
 """Training: the torch parts against finite differences and the dense reference, resume, options."""
 
+import json
+
 import numpy as np
 import pytest
 from support import deepspin_dense as dense
@@ -15,6 +17,7 @@ from spinmd.potentials.deepspin.starting_weights import new_net  # noqa: E402
 from spinmd.potentials.deepspin.torch_invariants import TorchInvariants  # noqa: E402
 from spinmd.potentials.deepspin.torch_network import TorchNetwork  # noqa: E402
 from spinmd.potentials.deepspin.training import Trainer  # noqa: E402
+from spinmd.potentials.deepspin.training_checkpoint import identity, read_checkpoint, write_checkpoint  # noqa: E402
 
 STEP = 1e-4
 
@@ -194,12 +197,72 @@ def test_resume_is_exact(folder, tmp_path):
     for a, b in zip(whole.trained.parameters(), second.trained.parameters(), strict=True):
         assert torch.equal(a, b)
     assert all(torch.equal(a, b) for a, b in zip(whole.best_weights, second.best_weights, strict=True))
-    other = trainer_of(folder, training={"seed": 2})
-    with pytest.raises(InputError, match="another deck"):
-        other.resume(tmp_path / "c")
+    longer = trainer_of(folder, training={"steps": 62})
+    longer.resume(tmp_path / "c")
+    longer.run()
+    assert longer.step == 62
     (tmp_path / "c").write_bytes(b"PK" + b"x" * 100)
     with pytest.raises(InputError, match="not a readable checkpoint"):
         second.resume(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": {"rate": 2e-3}}, r"training.rate is 0.002 here and 0.001 in .*c; restore it"),
+        ({"network": {"components": 31}}, "network.components is 31 here and 30 in"),
+        ({"data": {"validation": 0.3}}, "the train frames are not those of"),
+        ({"training": {"steps": 10}}, "training.steps is 10, and .* is at step 20 already"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused_with_what_differs(folder, tmp_path, change, message):
+    deck = deck_of(folder)
+    write_checkpoint(
+        tmp_path / "c", {"identity": json.dumps(identity(deck, training_systems(deck, folder))), "step": 20}
+    )
+    assert read_checkpoint(tmp_path / "c", deck, training_systems(deck, folder))["step"] == 20
+    other = deck_of(folder, **change)
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "c", other, training_systems(other, folder))
+
+
+def test_frames_of_a_nearly_perfect_crystal_train_without_starting_again(folder, root, recwarn):
+    """Displacements of 0.001 Å: z of vectors that cancel by symmetry must not become steep, and steps have the labels' size."""
+    from spinmd.learning.dataset import make_dataset
+
+    options = {"displacement": 1e-3, "spin_noise": 1.0, "spin_length": 1e-3, "strain": 0.0, "threads": 1}
+    path = folder / "still"
+    make_dataset(root / "inputs" / "reference_dataset.toml", path, 20, seed=3, **options)
+    deck = {"data": {"train": ["still"]}, "prior": {"pair_functions": 2}, "training": {"steps": 120, "checkpoint": 30}}
+    trainer = trainer_of(folder, **deck)
+    part = trainer.trained.invariants
+    assert part.output_scale < 0.1
+    last = part.nets[0][-1].weight
+    last.data.fill_(1.0)
+    forces = part(trainer._get(trainer.systems["train"][0], 0).invariants)[1]
+    steep = float(forces.detach().abs().max()) / part.output_scale
+    last.data.zero_()
+    assert steep < 1e3  # eV/Å for an output of some 10 eV
+    trainer.run()
+    assert trainer.slower == 1.0 and not [w for w in recwarn if "grew threefold" in str(w.message)]
+    assert max(row["score"] for row in trainer.log) < 1.5 * trainer.log[0]["score"]
+
+
+def test_no_kind_of_error_is_given_up_for_a_smaller_loss(folder):
+    trainer = trainer_of(folder)
+    kinds = ("energy_mev_per_atom", "force_mev_per_ang", "field_mev_per_mub")
+    answers = iter([(1.0, 1.0, 1.0, 9.0), (0.9, 0.9, 1.1, 5.0), (1.3, 0.5, 0.5, 3.0), (0.9, 0.9, 1.0, 6.0)])
+    trainer.errors = lambda name, weights: dict(zip((*kinds, "score"), next(answers), strict=True))
+    trainer.run()
+    assert trainer.best == 5.0 and trainer.best_row()["step"] == 20
+    assert "step 40 had a smaller loss but raised the energy error from 1 to 1.3 meV/atom" in trainer.trade_off()
+
+
+def test_a_prior_too_large_to_be_trained_along_is_mentioned(folder, monkeypatch):
+    monkeypatch.setattr("spinmd.potentials.deepspin.training.ROOM", 1e5)
+    with pytest.warns(UserWarning, match=r"prior.train: .* GB of memory .*keep their fitted values"):
+        trainer = trainer_of(folder)
+    assert trainer.trained.changes is None
 
 
 def test_scale_of_the_field_labels_is_found(folder):

@@ -156,7 +156,9 @@ def test_a_training_stopped_by_sigterm_goes_on_as_if_it_had_not(trained, workpla
 
     assert "--resume" in refused(["train", "train.toml", "--quiet"], capsys)
     other = ["train", "train.toml", "--quiet", "--resume", "--set", "training.seed=2"]
-    assert "another deck" in refused(other, capsys)
+    with monkeypatch.context() as patch:  # before anything is fitted
+        patch.setattr(Trainer, "prepare", lambda self: pytest.fail("the prior was fitted first"))
+        assert "training.seed is 2 here and 1 in" in refused(other, capsys)
     assert (workplace / "fe.h5.checkpoint").exists() and not (workplace / "fe.h5").exists()
 
     assert main(["train", "train.toml", "--resume"]) == 0
@@ -169,6 +171,20 @@ def test_a_training_stopped_by_sigterm_goes_on_as_if_it_had_not(trained, workpla
     assert len(whole) > 5 and whole.keys() == resumed.keys()
     for name in whole:
         np.testing.assert_array_equal(whole[name], resumed[name], err_msg=name)
+
+
+def test_held_out_frames_give_the_reported_errors(trained, workplace, capsys):
+    assert main(["train", "train.toml", "--held-out", "apart"]) == 0
+    assert capsys.readouterr().out == "4 frames of 1 systems in apart\n"
+    assert names(workplace) == ["apart", "data", "train.toml"]
+    assert main(["test", str(trained / "fe.h5"), "apart", "--json", "errors.json", "--threads", "1"]) == 0
+    found = json.loads((workplace / "errors.json").read_text())
+    reported = json.loads((trained / "summary.json").read_text())["test"]
+    assert found["frames"] == 4
+    assert found["force_rmse_mev_per_ang"] == pytest.approx(reported["force_mev_per_ang"], rel=1e-3)
+    assert "exists already" in refused(["train", "train.toml", "--held-out", "apart"], capsys)
+    without = ["train", "train.toml", "--held-out", "other", "--set", "data.test=0.0"]
+    assert "data.test" in refused(without, capsys)
 
 
 @pytest.mark.parametrize(
