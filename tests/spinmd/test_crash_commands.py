@@ -129,7 +129,7 @@ def test_killed_at_random_moments(server, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_200_random_moments_of_a_longer_run(server, tmp_path):
-    steps = random_moments(server, tmp_path, 200, "--set", "run.steps=3000", "--set", "output.checkpoint=100")
+    steps = random_moments(server, tmp_path, 200, "--set", "run.steps=1200", "--set", "output.checkpoint=50")
     print("killed after", {str(step): steps.count(step) for step in dict.fromkeys(steps)})
     assert len({step for step in steps if step}) > 10
 
