@@ -481,7 +481,7 @@ def test_errors_leave_no_traceback_in_a_process(deck, checkout):
     process = spinmd_process("run", deck(DECK.replace('"1 fs"', "0")), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, error = process.communicate(timeout=120)
     assert process.returncode == 2 and out == ""
-    assert error == "spinmd: error: integrator.timestep (line 25): must be greater than 0, got 0.0\n"
+    assert error == "spinmd: error: integrator.timestep (line 25): must be greater than 0, got 0\n"
 
 
 def test_check_warns_of_atoms_closer_than_a_table_begins(tmp_path, capsys):

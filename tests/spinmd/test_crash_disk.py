@@ -233,9 +233,11 @@ def truncate(path, fraction=0.6):
 
 
 def newer(path):
-    name, group, _ = json.loads(h5py.File(path, "r")["spinmd"].attrs["checkpoint"])
-    with h5py.File(path.parent / name, "r+") as file:
-        file[group].attrs["checkpoint_version"] = 99
+    with h5py.File(path, "r+") as file:
+        name, group, _ = json.loads(file["spinmd"].attrs["checkpoint"])
+        with h5py.File(path.parent / name, "r+") as piece:
+            piece[group].attrs["checkpoint_version"] = 99
+        file["spinmd"].attrs["checkpoint"] = json.dumps([name, group, (path.parent / name).stat().st_size])
 
 
 def first_of(path, pattern):

@@ -12,8 +12,8 @@ from spinmd.cli import main
 from spinmd.divergence import EVERY, Limits
 from spinmd.errors import DivergedError, InputError
 from spinmd.h5md import read_checkpoint, read_thermo
+from spinmd.integrators.build import build_integrator
 from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.integrators.splitting import build_integrator
 from spinmd.model import Model
 from spinmd.potentials.deepspin.potential import DeepSpin
 from spinmd.protocols import OK, Need, SpinTerm

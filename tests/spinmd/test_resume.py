@@ -10,7 +10,7 @@ from support.interrupted import DECK, assert_same, contents, run_with_stops, sam
 import spinmd
 from spinmd import building, neighbors, segments
 from spinmd.checkpoint import read_checkpoint
-from spinmd.integrators.splitting import build_integrator
+from spinmd.integrators.build import build_integrator
 from spinmd.model import Model
 from spinmd.potentials.deepspin.model_file import write_model
 from spinmd.potentials.deepspin.potential import DeepSpin

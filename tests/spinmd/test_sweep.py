@@ -275,7 +275,7 @@ def test_failing_points_do_not_stop_the_others(place, tmp_path, capsys):
     assert result.points["status"].ravel().tolist() == ["crashed", "crashed", "diverged", "finished"]
     assert result.points["exit_code"].ravel().tolist() == [137, 1, 3, 0]
     messages = result.points["message"].ravel()
-    assert "RuntimeError: a bug in a plug-in (see " in messages[1] and messages[2] == "step 7: atom 0 went astray"
+    assert "RuntimeError: a bug in a plug-in (see " in messages[1] and "step 7: atom 0 went astray" in messages[2]
     assert "Traceback" in (folder / ".sweep" / "how=error_seed=5.log").read_text()
     assert np.isnan(result.mean["spin_energy"]).tolist() == [True, True, True, False]
     assert result["how"].tolist() == ["killed", "error", "diverged", "not"]
