@@ -32,8 +32,10 @@ def output_scale(trainer, module) -> float:
             weight.copy_(torch.randn(weight.shape, generator=generator, dtype=weight.dtype) / (len(weight) + 1) ** 0.5)
     for frame in frames:
         _, force, field, _ = module(frame.network if virtual else frame.invariants)
-        left = frame.force, (trainer.scale * frame.base_field - frame.field) * frame.magnetic
-        for k, (rest, made) in enumerate(zip(left, (force, field * frame.magnetic), strict=True)):
+        fields = [(trainer.scale * frame.base_field - frame.field) * frame.magnetic, field * frame.magnetic]
+        if frame.along is not None:  # what training does not see must not count
+            fields = [x - (x * frame.along).sum(1, keepdim=True) * frame.along for x in fields]
+        for k, (rest, made) in enumerate([(frame.force, force), fields]):
             sums[0, k] += float(rest.square().sum())
             sums[1, k] += float(made.detach().square().sum())
     with torch.no_grad():
