@@ -12,13 +12,6 @@ FRAMES = 16
 RATIO = 10.0  # between 1 and 13 the loss of fcc iron after 5000 steps is the same to 1 %, with 130 it is 8 % higher
 
 
-def _counted(field, frame):
-    """The part of a field (N, 3) that the loss sees: of magnetic atoms, across the spin if only that is fitted."""
-    if frame.along is not None:
-        field = field - frame.along * (field * frame.along).sum(1, keepdim=True)
-    return field * frame.magnetic
-
-
 def output_scale(trainer, module) -> float:
     """eV per unit of the output of ``module`` (a ``TorchInvariants`` or ``TorchNetwork`` of a prepared training), at most one.
 
@@ -39,8 +32,10 @@ def output_scale(trainer, module) -> float:
             weight.copy_(torch.randn(weight.shape, generator=generator, dtype=weight.dtype) / (len(weight) + 1) ** 0.5)
     for frame in frames:
         _, force, field, _ = module(frame.network if virtual else frame.invariants)
-        left = frame.force, _counted(trainer.scale * frame.base_field - frame.field, frame)
-        for k, (rest, made) in enumerate(zip(left, (force, _counted(field, frame)), strict=True)):
+        fields = [(trainer.scale * frame.base_field - frame.field) * frame.magnetic, field * frame.magnetic]
+        if frame.along is not None:  # what training does not see must not count
+            fields = [x - (x * frame.along).sum(1, keepdim=True) * frame.along for x in fields]
+        for k, (rest, made) in enumerate([(frame.force, force), fields]):
             sums[0, k] += float(rest.square().sum())
             sums[1, k] += float(made.detach().square().sum())
     with torch.no_grad():
