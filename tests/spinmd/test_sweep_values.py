@@ -40,7 +40,7 @@ def test_values(text, values):
         ("", "has no values"),
         ("1,,2", "has an empty value"),
         ("1,", "has an empty value"),
-        ("1:10", "a range is start:stop:step"),
+        ("1:10", "a range is first:last:step"),
         ("1:10:0", "never reaches its end"),
         ("1:10:-1", "never reaches its end"),
         ("0:1:1e-9", "more than 100000 values"),

@@ -393,7 +393,7 @@ def test_foreign_files_and_truncations(tmp_path, monkeypatch):
         ("no.h5", "no such file"),
         ("notes.h5", "not an HDF5 file"),
         ("foreign.h5", "not a file that spinmd"),
-        (".", "no such file"),
+        (".", "is a folder"),
     ):
         with pytest.raises(InputError, match=words) as caught:
             spinmd.Trajectory(name)
