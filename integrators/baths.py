@@ -157,7 +157,10 @@ class SpinBath:
         aux.globals.setdefault("spin_heat", np.zeros(1))
         if not self.damped:
             return
-        aux.per_atom["spin_damping"] = per_atom(self.damping, state, self.groups, "integrator.spin_damping")
+        damping = per_atom(self.damping, state, self.groups, "integrator.spin_damping")
+        if "fixed_spins" in aux.per_atom:  # no noise for what does not turn
+            damping[aux.per_atom["fixed_spins"] != 0] = 0.0
+        aux.per_atom["spin_damping"] = damping
         if self.noisy:
             aux.per_atom["spin_bath"] = self.temperatures.kinds(state, self.groups)
             aux.globals["spin_noise"] = np.array([seed], np.int64)

@@ -8,6 +8,7 @@ from spinmd.errors import InputError
 from spinmd.integrators.baths import SpinBath, mask_of
 from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
+from spinmd.integrators.held import Held
 from spinmd.integrators.heun import Heun
 from spinmd.integrators.langevin import Langevin
 from spinmd.integrators.live_midpoint import LiveMidpoint
@@ -157,7 +158,7 @@ def build_integrator(
     Raises InputError where solver, baths and model do not go together.
     """
     if parameters.ensemble == "monte-carlo":
-        return build_monte_carlo(parameters, model, steps)
+        return build_monte_carlo(parameters, state, model, steps, groups or {})
     if parameters.timestep is None:
         raise InputError('give the length of a step, for example timestep = "1 fs"', "integrator.timestep")
     check_baths(parameters)
@@ -185,16 +186,33 @@ def build_integrator(
             f'{sequence!r} has no {missing[0]}, so that {what}; write for example "{example}", or {remedy}',
             "integrator.splitting",
         )
-    return Splitting(sequence, parameters.timestep, flows)
+    return Splitting(sequence, parameters.timestep, flows, build_held(parameters, state, groups or {}))
 
 
-def build_monte_carlo(parameters: IntegratorParameters, model, steps: int | None) -> MonteCarlo:
+def build_held(parameters: IntegratorParameters, state: State, groups: Groups) -> Held:
+    """What the deck holds; InputError for unknown names, and where nothing is left to move."""
+    for key, what in (("frozen_atoms", "lattice"), ("fixed_spins", "spins")):
+        if getattr(parameters, key) and getattr(parameters, what) == "frozen":
+            raise InputError(f'{what} = "frozen" holds all of them already; leave this out', f"integrator.{key}")
+    held = Held(parameters.frozen_atoms, parameters.fixed_spins, groups)
+    held.masks(state)
+    return held
+
+
+def build_monte_carlo(
+    parameters: IntegratorParameters, state: State, model, steps: int | None, groups: Groups
+) -> MonteCarlo:
     """The mover of ensemble = "monte-carlo"; InputError for what it cannot do."""
     live = model.live_terms()
     if live:
         raise InputError(
             f"Monte Carlo moves one spin at a time and needs frozen couplings, which {model.names[live[0]]} has not; "
             'use ensemble = "langevin"',
+            "integrator.ensemble",
+        )
+    if model.driven:
+        raise InputError(
+            f"Monte Carlo has no time, in which {model.driven[0]} could change; give constant fields, one [[stage]] each",
             "integrator.ensemble",
         )
     if parameters.lattice == "moving":
@@ -210,4 +228,5 @@ def build_monte_carlo(parameters: IntegratorParameters, model, steps: int | None
     for key in ("lattice_temperature", "splitting", "timestep"):
         if getattr(parameters, key) is not None:
             raise InputError("Monte Carlo has no such thing; leave it out", f"integrator.{key}")
-    return MonteCarlo(heat, parameters.move, parameters.over_relaxation)
+    held = build_held(parameters, state, groups)
+    return MonteCarlo(heat, parameters.move, parameters.over_relaxation, held=held)

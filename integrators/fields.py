@@ -5,6 +5,7 @@ from numba import njit, prange
 
 from spinmd.backend import BLOCK, aligned_zeros
 from spinmd.couplings import add_isotropic_field
+from spinmd.integrators.held import NOTHING_HELD
 from spinmd.protocols import Need
 from spinmd.state import State
 
@@ -36,9 +37,18 @@ class SpinField:
         self._w = aligned_zeros((natoms, 4))
         self._h = np.zeros((natoms, 3))
         self._inverse = np.zeros(natoms)
+        self.fixed = NOTHING_HELD  # (N,) nonzero for spins that do not turn, whose field is 0
 
     def at(self, state: State, model, spins: np.ndarray, result: np.ndarray) -> None:
         """F (N, 3) eV/µB at ``spins`` (N, 3 or more) µB to ``result``. With live terms ``state.spins`` becomes ``spins``."""
+        self._sum(state, model, spins, result)
+        self._release(result)
+
+    def _release(self, result: np.ndarray) -> None:
+        if len(self.fixed):
+            result[self.fixed != 0] = 0.0
+
+    def _sum(self, state: State, model, spins: np.ndarray, result: np.ndarray) -> None:
         result[:] = 0.0
         couplings = model.couplings()  # brings the neighbour lists up to date, which live terms need too
         if model.live_terms():
@@ -66,6 +76,7 @@ class SpinField:
         """
         if after_kick and model.live_terms():
             np.copyto(result, model.evaluate(Need.FIELD).fields)
+            self._release(result)
             return 0
         self.at(state, model, state.spins, result)
         return 1

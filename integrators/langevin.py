@@ -15,6 +15,7 @@ from numba import njit, prange
 from spinmd.backend import BLOCK
 from spinmd.errors import InputError
 from spinmd.integrators.baths import Temperatures, block_sums, per_atom
+from spinmd.integrators.held import frozen_atoms
 from spinmd.protocols import OK, Aux, Status
 from spinmd.rng import LATTICE_CHANNEL, fill_normals
 from spinmd.state import State
@@ -56,7 +57,10 @@ class Langevin:
 
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """Friction and temperature of each atom, the seed, the start of the stage, and the heat that the bath takes."""
-        aux.per_atom["lattice_friction"] = per_atom(self.friction, state, self.groups, "integrator.lattice_friction")
+        friction = per_atom(self.friction, state, self.groups, "integrator.lattice_friction")
+        if len(frozen := frozen_atoms(aux)):
+            friction[frozen != 0] = 0.0
+        aux.per_atom["lattice_friction"] = friction
         aux.per_atom["lattice_bath"] = self.temperatures.kinds(state, self.groups)
         aux.globals["lattice_noise"] = np.array([seed], np.int64)
         aux.globals["lattice_bath_start"] = np.array([state.clock.time])

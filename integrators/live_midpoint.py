@@ -31,6 +31,7 @@ from numba import njit, prange
 from spinmd.backend import BLOCK, block_count
 from spinmd.integrators.baths import SpinBath
 from spinmd.integrators.fields import SpinField
+from spinmd.integrators.held import fixed_spins
 from spinmd.integrators.spin_flow import SpinFlow
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.spin_laws import TINY, midpoint_map, mirror
@@ -250,6 +251,7 @@ class LiveMidpoint(SpinFlow):
         """Turn the spins for ``h`` ps in the field of all terms at the present positions."""
         n = state.natoms
         gh, alphas, noise = self.start(state, aux, h, turn)
+        self._fields.fixed = fixed_spins(aux)
         slots = [aux.per_atom[f"live_field_{turn}_{slot}"] for slot in range(HISTORY)]
         history = aux.globals[f"live_history_{turn}"]
         equations, rates = aux.globals[f"live_equations_{turn}"], aux.globals[f"live_rate_{turn}"]

@@ -33,6 +33,7 @@ from numba import njit, prange
 
 from spinmd.backend import BLOCK, aligned_zeros, block_count
 from spinmd.integrators.baths import SpinBath
+from spinmd.integrators.held import fixed_spins
 from spinmd.integrators.live_midpoint import LiveMidpoint, anderson_sums
 from spinmd.integrators.spin_flow import SpinFlow
 from spinmd.protocols import OK, Aux, Code, Status
@@ -307,6 +308,9 @@ class Midpoint(SpinFlow):
         magnetic = state.moments > 0.0
         np.divide(1.0, state.moments, out=self._inverse, where=magnetic)
         self._magnetic = max(np.count_nonzero(magnetic), 1)
+        fixed, response = fixed_spins(aux), self._inverse
+        if len(fixed):  # no field turns them
+            response = np.where(fixed == 0, self._inverse, 0.0)
         slots = [aux.per_atom[f"midpoint_field_{turn}_{slot}"] for slot in range(HISTORY)]
         history = aux.globals[f"midpoint_history_{turn}"]
         newest, known = int(history[0]), int(history[1])
@@ -332,7 +336,7 @@ class Midpoint(SpinFlow):
             if not simple:
                 self._collect(couplings, self._constant if len(noise) else couplings.constant, x, iteration == 0)
             _iterate(
-                n, self._w0, x, g, *couplings.leading(), external, self._inverse, alphas, gh, spherical,
+                n, self._w0, x, g, *couplings.leading(), external, response, alphas, gh, spherical,
                 self._changes, BLOCK
             )  # fmt: skip
             self.evaluations += 1

@@ -24,6 +24,7 @@ from numba import njit, prange
 from spinmd.backend import BLOCK, block_count
 from spinmd.errors import InputError
 from spinmd.integrators.baths import Temperatures
+from spinmd.integrators.held import Held, fixed_spins
 from spinmd.integrators.sites import Sites, collect_matrix, linear_field, nonlinear_energy, sites_of
 from spinmd.protocols import OK, Aux, Code, Evaluation, Status
 from spinmd.rng import MONTE_CARLO_CHANNEL, normal4, random_integers, uniform_of
@@ -158,24 +159,28 @@ class MonteCarlo:
     order = 0
     moves_lattice = False
 
-    def __init__(self, temperature, move: str = "heat-bath", over_relaxation: int = 1, width: float = 0.5):
+    def __init__(
+        self, temperature, move: str = "heat-bath", over_relaxation: int = 1, width: float = 0.5, held: Held | None = None
+    ):  # fmt: skip
         if move not in MOVES:
             raise InputError(f"unknown move {move!r}; known are {', '.join(MOVES)}", "integrator.move")
         self.temperatures = temperature if isinstance(temperature, Temperatures) else Temperatures(temperature)
         self.move = MOVES[move]
         self.over_relaxation = int(over_relaxation)
         self.width = float(width)
+        self.held = held or Held()
 
     def init(self, state: State, seed: int) -> Aux:
         """The seed, where the stage started, and the width of Metropolis moves."""
         aux = Aux()
+        self.held.begin(state, aux)
         aux.globals["monte_carlo"] = np.array([seed, state.clock.step], np.int64)
         aux.globals["metropolis"] = np.array([self.width, 0.0, 0.0])  # width, moves tried, moves accepted
         self._sites: Sites | None = None
         self._w = np.zeros((state.natoms, 4))
         return aux
 
-    def _prepare(self, state: State, model) -> Status:
+    def _prepare(self, state: State, aux: Aux, model) -> Status:
         couplings = model.couplings()
         if getattr(self, "_couplings", None) is not couplings:
             sites = sites_of(couplings)
@@ -184,11 +189,13 @@ class MonteCarlo:
             self._couplings, self._sites = couplings, sites
             self._colours = coloured(sites, state.natoms)
             self._mobile = (state.moments > 0.0) & (np.abs(state.spins).max(axis=1) > 0.0)
+            if len(fixed := fixed_spins(aux)):
+                self._mobile &= fixed == 0
         return OK
 
     def step(self, state: State, aux: Aux, model) -> Status:
         """One sweep and its over-relaxation; the clock's step goes on, its time stays."""
-        status = self._prepare(state, model)
+        status = self._prepare(state, aux, model)
         if not status.ok:
             return status
         seed, first = (int(v) for v in aux.globals["monte_carlo"])
@@ -204,7 +211,7 @@ class MonteCarlo:
                 record[0] = min(record[0] * math.exp((taken / tried - 0.5) / math.sqrt(done)), LARGEST_WIDTH)
                 record[1] += tried
                 record[2] += taken
-        np.multiply(self._w[:, :3], state.moments[:, None], out=state.spins)
+        np.multiply(self._w[:, :3], state.moments[:, None], out=state.spins, where=self._mobile[:, None])
         model.moved(spins=True)
         state.clock.step += 1
         return OK
@@ -224,6 +231,6 @@ class MonteCarlo:
         """Not a number: Monte Carlo conserves nothing."""
         return math.nan
 
-    def degrees_of_freedom(self, state: State) -> int:
+    def degrees_of_freedom(self, state: State, aux: Aux | None = None) -> int:
         """0: the lattice stands still and has no temperature."""
         return 0

@@ -17,6 +17,24 @@ def _ensemble(value: Any) -> Any:
     return value
 
 
+def _names(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+THERMOSTAT = ("thermostat", "thermostat_time")
+SWEEPS = ("move", "over_relaxation")
+FOREIGN = {  # ensemble -> keys that a stage with it does not take over from a deck of another one
+    "nve": ("temperature", "lattice_temperature", "spin_temperature", "lattice_friction", "spin_damping", "splitting",
+            *THERMOSTAT, *SWEEPS),
+    "langevin": ("splitting", *THERMOSTAT, *SWEEPS),
+    "nvt": ("splitting", "lattice_friction", *SWEEPS),
+    "monte-carlo": ("splitting", "timestep", "lattice_temperature", "lattice_friction", "spin_damping", *THERMOSTAT),
+}  # fmt: skip
+
+
 class IntegratorParameters(Parameters):
     """How the state moves in time."""
 
@@ -31,6 +49,8 @@ class IntegratorParameters(Parameters):
     )
     lattice: Literal["moving", "frozen"] = Field("moving", description="whether atoms move")
     spins: Literal["moving", "frozen"] = Field("moving", description="whether spins move")
+    frozen_atoms: Names = Field((), description='elements and groups of atoms that stand still, ["substrate"]')
+    fixed_spins: Names = Field((), description='elements and groups of atoms whose spins do not turn, ["Co", "edge"]')
     temperature: BathTemperature | None = Field(
         None,
         description='of all baths: 300, "300 K", a ramp such as { start = 10, end = 900 } (over the stage, or time = "5 ps"), or '
@@ -79,6 +99,20 @@ class IntegratorParameters(Parameters):
         "amount that is adapted to accept half of the moves",
     )
     over_relaxation: int = Field(1, ge=0, description="monte-carlo: sweeps of over-relaxation after each sweep")
+
+    @classmethod
+    def over(cls, own: Any, changes: dict[str, Any]) -> dict[str, Any]:
+        """The table of a stage: ``changes`` over the deck's ``own`` table, value by value.
+
+        A stage with another ensemble does not inherit what this has no use for: an nve stage after a langevin one has
+        neither temperature nor damping, unless it gives them.
+        """
+        own = dict(own) if isinstance(own, dict) else {}
+        ensemble = changes.get("ensemble")
+        if isinstance(ensemble, str) and ensemble != own.get("ensemble", "nve"):
+            own = {key: value for key, value in own.items() if key not in FOREIGN.get(ensemble, ())}
+        return own | changes
+
     splitting: str | None = Field(
         None,
         description='order of the elementary flows, for example "V S R S V" (the default; "V R S R V" for potentials '

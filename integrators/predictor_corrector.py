@@ -21,6 +21,7 @@ from numba import njit, prange
 from spinmd.backend import BLOCK
 from spinmd.integrators.baths import SpinBath, block_sums
 from spinmd.integrators.fields import SpinField
+from spinmd.integrators.held import fixed_spins
 from spinmd.integrators.spin_flow import SpinFlow
 from spinmd.protocols import OK, Aux, Code, Status
 from spinmd.spin_laws import TINY, heat_power
@@ -89,6 +90,7 @@ class PredictorCorrector(SpinFlow):
         """Turn the spins for ``h`` ps in the field of all terms at the present positions."""
         n = state.natoms
         gh, alphas, noise = self.start(state, aux, h, turn)
+        self._field.fixed = fixed_spins(aux)
         np.copyto(self._start, state.spins)
         self.evaluations += self._field.at_start(state, model, self._first, turn in self.after_kick)
         live = bool(model.live_terms())

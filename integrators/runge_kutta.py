@@ -17,6 +17,7 @@ from numba import njit, prange
 from spinmd.backend import BLOCK
 from spinmd.integrators.baths import block_sums, noisy_field
 from spinmd.integrators.fields import SpinField
+from spinmd.integrators.held import fixed_spins
 from spinmd.integrators.predictor_corrector import bath_power, make_normal
 from spinmd.integrators.spin_flow import SpinFlow
 from spinmd.protocols import OK, Aux, Code, Status
@@ -68,6 +69,7 @@ class RungeKutta(SpinFlow):
         """Turn the spins for ``h`` ps in the field of all terms at the present positions."""
         n = state.natoms
         gh, alphas, noise = self.start(state, aux, h, turn)
+        self._field.fixed = fixed_spins(aux)
         live = bool(model.live_terms())
         start = self._at[0]
         np.copyto(start, state.spins)

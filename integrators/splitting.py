@@ -11,11 +11,15 @@ solves that meet between steps share one set of couplings. With potentials that 
 default: it costs half the evaluations of the field, and its drift is as small as can be told (``docs/spin_solvers.md``).
 """
 
+import numpy as np
+
 from spinmd.errors import InputError
+from spinmd.integrators.held import Held, fixed_spins
 from spinmd.protocols import OK, Aux, Code, Evaluation, Status
 from spinmd.state import State
 
 HEATS = ("spin_heat", "lattice_heat")  # what baths have taken out, eV, in Aux.globals
+WORK = "drive_work"  # what fields that change in time have put in, eV, in Aux.globals
 
 
 class Splitting:
@@ -24,11 +28,15 @@ class Splitting:
     sequence  letters R, V, S, O, separated by blanks or not; must be a palindrome
     dt        ps
     flows     letter -> flow object
+    held      atoms and spins that do not move
+
+    The clock goes on with the drift R, in equal parts; without R a flow happens in the middle of its own time. A field that
+    changes in time is thereby constant in each flow, and the step stays symmetric and of second order.
     """
 
     order = 2
 
-    def __init__(self, sequence: str, dt: float, flows: dict):
+    def __init__(self, sequence: str, dt: float, flows: dict, held: Held | None = None):
         letters = sequence.replace(" ", "")
         place = "integrator.splitting"
         if not letters:
@@ -47,20 +55,29 @@ class Splitting:
         self.flows = {letter: flows[letter] for letter in dict.fromkeys(letters)}
         self._counts = {letter: letters.count(letter) for letter in self.flows}
         turns = [letters[:k].count(letter) for k, letter in enumerate(letters)]
-        self._steps = [
-            (self.flows[letter], self.dt / self._counts[letter], turn)
-            for letter, turn in zip(letters, turns, strict=True)
-        ]
+        self.held = held or Held()
         self.moves_lattice = "R" in letters
+        self._steps = [
+            (self.flows[letter], self.dt / self._counts[letter], turn, self._moment(letters, k))
+            for k, (letter, turn) in enumerate(zip(letters, turns, strict=True))
+        ]
         after_kick = frozenset(turn for k, turn in enumerate(turns) if k and letters[k - 1] + letters[k] == "VS")
         if getattr(self.spin_solver, "starts_with_field", False):
             self.spin_solver.after_kick = after_kick
             if "V" in self.flows:
                 self.flows["V"].fields = bool(after_kick)
 
+    @staticmethod
+    def _moment(letters: str, k: int) -> float:
+        """The share of the step that has passed when the k-th flow happens."""
+        if "R" in letters:
+            return letters[:k].count("R") / letters.count("R")
+        return (k + 0.5) / len(letters)
+
     def init(self, state: State, seed: int) -> Aux:
-        """Buffers and bath variables of all flows."""
+        """Buffers and bath variables of all flows; atoms that are held come to rest."""
         aux = Aux()
+        self.held.begin(state, aux)
         for letter, flow in self.flows.items():
             flow.init(state, aux, seed, self._counts[letter])
         return aux
@@ -68,26 +85,54 @@ class Splitting:
     def step(self, state: State, aux: Aux, model) -> Status:
         """One timestep; the clock goes on by ``dt``. Not converged is passed on, anything worse ends the step."""
         status = OK
-        for flow, h, turn in self._steps:
-            result = flow.flow(state, aux, model, h, turn)
+        start = state.clock.time
+        driven = bool(getattr(model, "driven", False))
+        for flow, h, turn, moment in self._steps:
+            self._go_to(start + moment * self.dt, state, aux, model, driven)
+            if flow is self.spin_solver:
+                result = self._solve_spins(state, aux, model, h, turn)
+            else:
+                result = flow.flow(state, aux, model, h, turn)
             if not result.ok:
                 status = result
                 if result.code is not Code.NOT_CONVERGED:
                     break
+        self._go_to(start + self.dt, state, aux, model, driven)
         state.clock.step += 1
-        state.clock.time += self.dt
+        return status
+
+    def _go_to(self, time: float, state: State, aux: Aux, model, driven: bool) -> None:
+        """Set the clock; a field that changes meanwhile does work."""
+        if driven:
+            work = aux.globals.setdefault(WORK, np.zeros(1))
+            work[0] += model.time_passes(time)
+        else:
+            state.clock.time = time
+
+    def _solve_spins(self, state: State, aux: Aux, model, h: float, turn: int) -> Status:
+        """S; fixed spins stay bitwise what they are. Lists come first: bringing them up to date may re-order the atoms."""
+        if hasattr(model, "update_lists"):
+            model.update_lists()
+        fixed = np.flatnonzero(fixed_spins(aux))
+        kept = state.spins[fixed]
+        status = self.spin_solver.flow(state, aux, model, h, turn)
+        state.spins[fixed] = kept
         return status
 
     def conserved(self, state: State, aux: Aux, evaluation: Evaluation) -> float:
-        """Kinetic plus potential energy, plus what the baths have taken out of spins and lattice, eV."""
+        """Kinetic plus potential energy, plus what the baths have taken out, minus the work of fields that change in time, eV."""
         heat = sum(float(aux.globals[name][0]) for name in HEATS if name in aux.globals)
-        return state.kinetic_energy() + evaluation.energy + heat
+        work = float(aux.globals[WORK][0]) if WORK in aux.globals else 0.0
+        return state.kinetic_energy() + evaluation.energy + heat - work
 
-    def degrees_of_freedom(self, state: State) -> int:
-        """3N − 3 where the total momentum is conserved, 3N where a bath changes it; 0 for a frozen lattice, which has no
-        temperature."""
+    def degrees_of_freedom(self, state: State, aux: Aux | None = None) -> int:
+        """3N − 3 where the total momentum is conserved, 3N where a bath or atoms that are held change it (less theirs); 0 for a
+        frozen lattice, which has no temperature."""
         if not self.moves_lattice:
             return 0
+        held = self.held.masks(state).get("frozen_atoms") if aux is None else aux.per_atom.get("frozen_atoms")
+        if held is not None:
+            return 3 * int((held == 0).sum())
         conserved = all(getattr(flow, "conserves_momentum", True) for flow in self.flows.values())
         return max(3 * state.natoms - 3, 1) if conserved else 3 * state.natoms
 

@@ -13,6 +13,7 @@ solved the same way. Serial: the order of the sweep is the order of the atoms.
 import numpy as np
 from numba import njit
 
+from spinmd.integrators.held import fixed_spins
 from spinmd.integrators.sites import collect_matrix, linear_field, nonlinear_field, sites_of
 from spinmd.integrators.spin_flow import SpinFlow
 from spinmd.protocols import OK, Aux, Code, Status
@@ -42,7 +43,7 @@ def _local_solution(i, wx, wy, wz, bx, by, bz, sites, matrix, inverse_moment, al
 
 @njit(cache=True)
 def _sweep(backwards, w, moments, sites, on_site, noise, alphas, gh):
-    """Turn every spin for gh = (g/ħ) h, in order or backwards. Returns Σ F·ΔS, eV, F without noise."""
+    """Turn every spin with a moment for gh = (g/ħ) h, in order or backwards. Returns Σ F·ΔS, eV, F without noise."""
     natoms = moments.shape[0]
     work = 0.0
     noisy = noise.shape[0] > 0
@@ -86,7 +87,8 @@ class SuzukiTrotter(SpinFlow):
         """Turn the spins for ``h`` ps in the field of the couplings at the present positions."""
         sites = sites_of(model.couplings())
         gh, alphas, noise = self.start(state, aux, h, turn)
-        moments = state.moments
+        moments, fixed = state.moments, fixed_spins(aux)
+        turning = np.where(fixed == 0, moments, 0.0) if len(fixed) else moments
         if sites is None:
             return Status(
                 Code.DIVERGED, message="the sequential sweep takes one cubic anisotropy; use the midpoint solver"
@@ -96,7 +98,7 @@ class SuzukiTrotter(SpinFlow):
         w[:, :3] = np.divide(state.spins, moments[:, None], out=np.zeros((state.natoms, 3)), where=magnetic)
         work = 0.0
         for backwards in (False, True):
-            work += _sweep(backwards, w, moments, sites, sites.on_site, noise, alphas, 0.5 * gh)
+            work += _sweep(backwards, w, turning, sites, sites.on_site, noise, alphas, 0.5 * gh)
         self.evaluations += 2
         self.solves += 1
         if self.bath.damped:

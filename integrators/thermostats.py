@@ -1,7 +1,7 @@
 """Thermostats that act on the kinetic energy of the whole lattice (O): Nosé-Hoover chain and stochastic velocity rescaling.
 
-Both multiply all velocities by one number, so that the total momentum stays what it is: n_f = 3N − 3 degrees of freedom. K in eV,
-times in ps, T in K.
+Both multiply all velocities by one number, so that the total momentum stays what it is: n_f = 3N − 3 degrees of
+freedom; where some atoms are held, 3 for each of the others. K in eV, times in ps, T in K.
 """
 
 import math
@@ -12,6 +12,7 @@ from numba import njit, prange
 from spinmd.backend import BLOCK
 from spinmd.errors import InputError
 from spinmd.integrators.baths import Ramp
+from spinmd.integrators.held import degrees_of_freedom
 from spinmd.protocols import OK, Aux, Status
 from spinmd.rng import GLOBAL_CHANNEL
 from spinmd.state import State
@@ -75,7 +76,7 @@ class VelocityRescaling(Thermostat):
     def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """Rescale for ``h`` ps."""
         kinetic = state.kinetic_energy()
-        freedom = max(3 * state.natoms - 3, 1)
+        freedom = degrees_of_freedom(state, aux)
         if kinetic == 0.0:  # a lattice at rest has no direction to go; it starts to move by its forces
             return OK
         seed = int(aux.globals["lattice_noise"][0]) & 0xFFFFFFFFFFFFFFFF
@@ -114,7 +115,7 @@ class NoseHooverChain(Thermostat):
 
     def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """The chain and the velocities for ``h`` ps."""
-        freedom = max(3 * state.natoms - 3, 1)
+        freedom = degrees_of_freedom(state, aux)
         thermal = self.thermal(state, aux)
         number = np.ones(CHAIN)
         number[0] = freedom

@@ -113,7 +113,7 @@ class SpinHamiltonian:
     def merge(cls, natoms: int, moments: np.ndarray, terms: list[SpinTerm]) -> "SpinHamiltonian":
         """One Hamiltonian from the terms of all potentials; ``moments`` (N,) µB turn fields into H."""
         isotropic, others = [], []
-        quadratic, constant = None, None
+        quadratic = None
         for term in terms:
             if term.isotropic is not None:
                 isotropic.append(term)
@@ -121,10 +121,17 @@ class SpinHamiltonian:
                 others.append(term)
             if term.quadratic is not None:
                 quadratic = term.quadratic.copy() if quadratic is None else quadratic + term.quadratic
+        result = cls(natoms, isotropic, others, quadratic, None)
+        result.set_fields(moments, terms)
+        return result
+
+    def set_fields(self, moments: np.ndarray, terms: list[SpinTerm]) -> None:
+        """Take the constant fields anew from the terms of all potentials."""
+        self.constant = None
+        for term in terms:
             if term.field is not None:
                 field = term.field * moments[:, None]
-                constant = field if constant is None else constant + field
-        return cls(natoms, isotropic, others, quadratic, constant)
+                self.constant = field if self.constant is None else self.constant + field
 
     def leading(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """start, count, atoms and couplings of the first isotropic term, which solvers read themselves; empty arrays if none."""

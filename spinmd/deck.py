@@ -79,7 +79,8 @@ class Stage(Parameters):
     """A part of the run. The deck's own tables run first, then each [[stage]] from the state the one before leaves.
 
     A [[stage]] gives only what differs from the deck's own tables (not from the stage before): tables are merged key by
-    key, lists and potential are replaced. All stages write one file.
+    key, lists and potential are replaced. A stage with another ensemble leaves out what that has no use for, so that
+    `ensemble = "nve"` ends all baths and damping. All stages write one file.
     """
 
     name: str = Field("", description="for the screen and the output; default: stage and its number, from 0")
@@ -359,7 +360,8 @@ class _Reader:
 
     def merged(self, model: Any, own: Any, changes: dict, at: Place) -> Any:
         """A table of a stage: ``changes`` over the deck's own, whose errors are not repeated."""
-        value, errors = validate(model, merge(own, changes), at, context=self.context, place=self.source.place)
+        combined = getattr(model, "over", merge)(own, changes)
+        value, errors = validate(model, combined, at, context=self.context, place=self.source.place)
         for path, error in errors:
             if (at[2], *path[len(at) :]) not in self.errors or _has(changes, path[len(at) :]):
                 self.errors.setdefault(path, []).append(error)

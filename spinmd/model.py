@@ -14,7 +14,7 @@ from spinmd.backend import Backend, make_backend
 from spinmd.couplings import SpinHamiltonian
 from spinmd.errors import DivergedError, InputError
 from spinmd.neighbors import DEFAULT_SKIN, NeighbourLists
-from spinmd.protocols import Aux, Code, Evaluation, Need, Potential, Status, TermOutput
+from spinmd.protocols import Aux, Code, Evaluation, Need, Potential, SpinTerm, Status, TermOutput
 from spinmd.spin_temperature import sampled_curvature, spin_temperature
 from spinmd.state import State
 from spinmd.units import AMU
@@ -28,7 +28,7 @@ class _Group:
         self.forces = np.zeros((natoms, 3))
         self.fields = np.zeros((natoms, 3))
         self.virial = np.zeros((3, 3))
-        self.version: tuple[int, int] = (-1, -1)
+        self.version: tuple[int, int, float] = (-1, -1, 0.0)
         self.have = Need.NONE
 
 
@@ -67,8 +67,10 @@ class Model:
         self._spin_version = 0
         self._listed = -1
         self._couplings: SpinHamiltonian | None = None
-        self._couplings_version = -1
+        self._couplings_version: tuple[int, float] = (-1, 0.0)
+        self._frozen: dict[int, SpinTerm] = {}
         self._live: list[int] | None = None
+        self._driven = [k for k, term in enumerate(self.terms) if getattr(term, "driven", False)]
         self._radius: list[float] = []
         for k, term in enumerate(self.terms):
             if term.cutoff < 0.0 or not np.isfinite(term.cutoff):
@@ -99,6 +101,32 @@ class Model:
             self._position_version += 1
         if spins or everything:
             self._spin_version += 1
+
+    def _time(self) -> float:
+        """The clock as far as the energy depends on it."""
+        return self.state.clock.time if self._driven else 0.0
+
+    @property
+    def driven(self) -> list[str]:
+        """Names of the terms that depend on the clock: fields that change in time."""
+        return [self.names[k] for k in self._driven]
+
+    def time_passes(self, time: float) -> float:
+        """Set the clock to ``time`` ps. Returns the work done on the system, E(t₁) − E(t₀) at the same positions and spins, eV."""
+        if not self._driven or time == self.state.clock.time:
+            self.state.clock.time = time
+            return 0.0
+        self.update_lists()
+        before = self._driven_energy()
+        self.state.clock.time = time
+        return self._driven_energy() - before
+
+    def _driven_energy(self) -> float:
+        energy = np.zeros(1)
+        for k in self._driven:
+            out = TermOutput(energy, self._nothing, self._nothing, np.zeros((3, 3)))
+            self._judge(k, self.terms[k].add(self.state, self.pairs(k), out, Need.ENERGY))
+        return float(energy[0])
 
     def attach(self, aux: Aux) -> None:
         """Let the sort in space permute this Aux's per-atom arrays with the state."""
@@ -163,8 +191,8 @@ class Model:
         for term in self.terms:
             term.prepare(self.state, self.backend)
         for group in self._groups:
-            group.version = (-1, -1)
-        self._couplings_version = -1
+            group.version = (-1, -1, 0.0)
+        self._couplings_version = (-1, 0.0)
 
     def farthest(self) -> float:
         """Å; an atom farther than this from the origin is as lost as NaN."""
@@ -197,7 +225,7 @@ class Model:
 
     def _evaluate_group(self, group: _Group, need: Need) -> None:
         magnetic = bool(self.magnetic_terms[group.terms[0]])
-        version = (self._position_version, self._spin_version if magnetic else 0)
+        version = (self._position_version, self._spin_version if magnetic else 0, self._time() if magnetic else 0.0)
         if group.version == version:
             need = need | group.have if (need & ~group.have) else Need.NONE
         if not need and group.version == version:
@@ -315,17 +343,24 @@ class Model:
     # ------------------------------------------------------------------ spins
 
     def couplings(self) -> SpinHamiltonian:
-        """The frozen spin Hamiltonian at the present positions; evaluated once per set of positions."""
+        """The frozen spin Hamiltonian at the present positions and time; evaluated once for each."""
         self.update_lists()
-        if self._couplings_version != self._position_version or self._couplings is None:
-            frozen = []
-            for k, term in enumerate(self.terms):
-                if term.magnetic:
-                    spin_term = term.freeze(self.state, self.pairs(k))
-                    if spin_term is not None:
-                        frozen.append(spin_term)
-            self._couplings = SpinHamiltonian.merge(self.state.natoms, self.state.moments, frozen)
-            self._couplings_version = self._position_version
+        version = (self._position_version, self._time())
+        if self._couplings_version == version and self._couplings is not None:
+            return self._couplings
+        only_time = self._couplings is not None and self._couplings_version[0] == self._position_version
+        for k in self._driven if only_time else range(len(self.terms)):
+            if self.terms[k].magnetic:
+                spin_term = self.terms[k].freeze(self.state, self.pairs(k))
+                self._frozen.pop(k, None)
+                if spin_term is not None:
+                    self._frozen[k] = spin_term
+        terms = [self._frozen[k] for k in sorted(self._frozen)]
+        if only_time and all(self._frozen[k].only_field for k in self._driven if k in self._frozen):
+            self._couplings.set_fields(self.state.moments, terms)
+        else:
+            self._couplings = SpinHamiltonian.merge(self.state.natoms, self.state.moments, terms)
+        self._couplings_version = version
         return self._couplings
 
     def live_terms(self) -> list[int]:
@@ -345,17 +380,18 @@ class Model:
             out = TermOutput(energy, self._nothing, fields, virial)
             self._judge(k, self.terms[k].add(self.state, self.pairs(k), out, Need.FIELD))
 
-    def spin_temperature(self) -> float:
+    def spin_temperature(self, fixed: np.ndarray | None = None) -> float:
         """Configurational temperature of the spins, K; nan where it is not defined (no torque-bearing energy).
 
-        Nurdin and Schotte, Phys. Rev. E 61, 3579 (2000); with on-site terms Ma, Dudarev, Semenov, Woo, Phys. Rev. E
-        82, 031111 (2010).
+        ``fixed`` (N,) is nonzero for spins that do not turn and are not counted. Nurdin and Schotte, Phys. Rev. E 61, 3579
+        (2000); with on-site terms Ma, Dudarev, Semenov, Woo, Phys. Rev. E 82, 031111 (2010).
         """
         if not self.magnetic_terms.any():
             return float("nan")
         fields = self.evaluate(Need.FIELD).fields
-        live = sampled_curvature(self.state, self.add_live_fields) if self.live_terms() else 0.0
-        return spin_temperature(self.state, fields, self.couplings(), live)
+        free = None if fixed is None else np.asarray(fixed) == 0
+        live = sampled_curvature(self.state, self.add_live_fields, free) if self.live_terms() else 0.0
+        return spin_temperature(self.state, fields, self.couplings(), live, free)
 
 
 def named(state: State, atom: int) -> str:

@@ -130,6 +130,11 @@ class SpinTerm:
     axes: np.ndarray | None = None
     field: np.ndarray | None = None
 
+    @property
+    def only_field(self) -> bool:
+        """Whether there is nothing but ``field``."""
+        return all(part is None for part in (self.isotropic, self.tensor, self.biquadratic, self.quadratic, self.cubic))
+
 
 @runtime_checkable
 class Potential(Protocol):
@@ -159,7 +164,8 @@ class Potential(Protocol):
     def freeze(self, state: State, pairs: Pairs | None) -> SpinTerm | None:
         """Couplings at the present positions; None: the term stays live and is evaluated with Need.FIELD inside the spin solve."""
 
-    # A term whose margin depends on the state may also have ``lists_reach(margin)``: called when a run is resumed, after
+    # A term whose energy depends on ``state.clock.time`` has an attribute ``driven = True``; ``add`` and ``freeze`` then look at
+    # the clock. A term whose margin depends on the state may also have ``lists_reach(margin)``: called when a run is resumed, after
     # ``margin``, with the margin of the lists that the run has.
 
 

@@ -68,13 +68,13 @@ class Sample:
         virial = evaluation.virial.copy() if with_virial else None
         conserved = getattr(integrator, "conserved", None)
         freedom = getattr(integrator, "degrees_of_freedom", None)
-        degrees = freedom(state) if freedom is not None else max(3 * state.natoms - 3, 1)
+        degrees = freedom(state, frame.aux) if freedom is not None else max(3 * state.natoms - 3, 1)
         return cls(
             step=frame.step,
             time=frame.time,
             conserved=float(conserved(state, frame.aux, evaluation)) if conserved is not None else math.nan,
             lattice_temperature=state.temperature(degrees) if degrees > 0 else math.nan,
-            spin_temperature=float(model.spin_temperature()),
+            spin_temperature=float(model.spin_temperature(frame.aux.per_atom.get("fixed_spins"))),
             kinetic=state.kinetic_energy(),
             lattice_potential=lattice_potential,
             spin_energy=spin_energy,

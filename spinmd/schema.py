@@ -4,6 +4,7 @@
 training. One table per table of the deck and per kind of potential: name, type and unit, default, meaning.
 """
 
+import typing
 from typing import Any
 
 from pydantic import BaseModel
@@ -131,9 +132,19 @@ def _rows(model: type[BaseModel]) -> tuple[list[tuple[str, str, str, str]], dict
             continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             inner[name] = field.annotation
+        inner |= _forms(name, field.annotation)
         meaning = (field.description or "").strip()
         rows.append((name, _type(described, definitions), _default(field), meaning))
     return rows, inner
+
+
+def _forms(name: str, annotation: Any) -> dict[str, type[BaseModel]]:
+    """The tables that a value may be, told apart by their ``form``: heading -> model."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        form = typing.get_args(annotation.model_fields["form"].annotation) if "form" in annotation.model_fields else ()
+        return {f'{name} = {{ form = "{form[0]}", ... }}': annotation} if len(form) == 1 else {}
+    inner = [_forms(name, part) for part in typing.get_args(annotation)]
+    return {heading: model for forms in inner for heading, model in forms.items()}
 
 
 def _default(field) -> str:
@@ -177,8 +188,9 @@ def _type(described: dict, definitions: dict) -> str:
     if "allOf" in described:
         return _type(described["allOf"][0], definitions)
     unit = described.get("unit", "")
-    if "anyOf" in described:
-        words = [word for word in (_type(option, definitions) for option in described["anyOf"]) if word]
+    options = described.get("anyOf") or described.get("oneOf")
+    if options:
+        words = [word for word in (_type(option, definitions) for option in options) if word]
         text = " or ".join(dict.fromkeys(words))
     elif "const" in described:
         text = f"`{_toml(described['const'])}`"

@@ -42,7 +42,7 @@ UNITS: dict[str, dict[str, float]] = {
     "moment": {"µB": 1.0, "uB": 1.0, "muB": 1.0},
     "field": {"T": 1.0, "mT": 1.0e-3, "kT": 1.0e3, "Gauss": 1.0e-4},
     "velocity": {"Å/ps": 1.0, "A/ps": 1.0, "Å/fs": 1.0e3, "A/fs": 1.0e3, "m/s": 0.01, "km/s": 10.0},
-    "rate": {"1/ps": 1.0, "1/fs": 1.0e3, "1/ns": 1.0e-3, "THz": 1.0},
+    "rate": {"1/ps": 1.0, "1/fs": 1.0e3, "1/ns": 1.0e-3, "THz": 1.0, "GHz": 1.0e-3, "MHz": 1.0e-6},
     "pressure": {
         "eV/Å³": 1.0,
         "eV/A3": 1.0,

@@ -50,7 +50,7 @@ class Model:
         zeros = np.zeros((NATOMS, 3))
         return Evaluation(("eam", "exchange", "morse"), energies, zeros, zeros, VIRIAL)
 
-    def spin_temperature(self):
+    def spin_temperature(self, fixed=None):
         return 77.0
 
 
@@ -58,7 +58,7 @@ class Integrator:
     def conserved(self, state, aux, evaluation):
         return state.kinetic_energy() + evaluation.energy + float(aux.globals["heat"])
 
-    def degrees_of_freedom(self, state):
+    def degrees_of_freedom(self, state, aux=None):
         return 3 * state.natoms
 
 
@@ -114,7 +114,7 @@ def test_what_is_not_defined_is_nan_and_a_dash_on_the_screen():
     """A term without virial, a mover that conserves nothing, a frozen lattice."""
 
     class Frozen:
-        def degrees_of_freedom(self, state):
+        def degrees_of_freedom(self, state, aux=None):
             return 0
 
     stream = io.StringIO()
