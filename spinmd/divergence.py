@@ -243,7 +243,7 @@ class Guard:
         atom, term = error.atom, error.term
         if not term:
             atom, term, what = self._blame(atom)
-            message += what
+            message += "" if what.removeprefix("; ") in message else what  # a term may fail again as it did
         if error.advice:
             left = [note for t in getattr(self.model, "terms", ()) if (note := getattr(t, "out_of_range", ""))]
             if left:

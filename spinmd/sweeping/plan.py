@@ -348,7 +348,7 @@ def key_labels(keys: list[str]) -> dict[str, str]:
 
 def point_name(point: Point, labels: Mapping[str, str]) -> str:
     """temperature=100_seed=1: safe characters only."""
-    parts = [f"{labels[key]}={shown(value)}" for key, value in point.values.items()]
+    parts = [f"{label}={shown(point.values[key])}" for key, label in labels.items()]
     if "run.seed" not in point.values:
         parts.append(f"seed={point.seed}")
     return "_".join(re.sub(r"[^\w.,=+-]+", "-", part, flags=re.ASCII).strip("-") for part in parts)[:LONGEST_NAME]

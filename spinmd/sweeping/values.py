@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from spinmd.errors import InputError
+from spinmd.units import UNITS, convert
 
 MOST_POINTS = 100_000
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"^({_NUMBER})\s*:\s*({_NUMBER})(?:\s*:\s*({_NUMBER}))?\s*([^\d\s:+.\-].*)?$")
+_QUANTITY = re.compile(rf"^\s*{_NUMBER}\s*([^\d\s:+.\-].*?)\s*$")
 _OPENING, _CLOSING = "[{(", "]})"
 
 
@@ -65,12 +67,26 @@ def toml_value(text: str) -> Any:
 
 
 def same(value: Any) -> str:
-    """Equal for equal values: 100 and 100.0 are, 1 and true are not."""
+    """Equal for equal values: 100 and 100.0 are, "2 fs" and 0.002 are, 1 and true are not."""
+    if isinstance(value, str):
+        value = _in_internal_units(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return repr(float(value)) if float(value) == value else repr(value)
     if isinstance(value, list):
         return "[" + ",".join(same(entry) for entry in value) + "]"
     return json.dumps(value, sort_keys=True, default=str)
+
+
+def _in_internal_units(text: str) -> float | str:
+    """The number that a quantity such as "2 fs" is in internal units, to 12 digits; any other text as it is."""
+    found = _QUANTITY.match(text)
+    for dimension, units in UNITS.items():
+        if found and found[1].replace("μ", "µ") in units:
+            try:
+                return float(f"{convert(text, dimension):.12g}")
+            except InputError:
+                return text
+    return text
 
 
 def shown(value: Any) -> str:

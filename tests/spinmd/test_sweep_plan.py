@@ -49,6 +49,21 @@ def test_order_names_and_seeds():
     assert plan.points[0].tables["stage"][0]["run"]["seed"] == 100
 
 
+def test_a_second_command_may_spell_and_order_differently():
+    """The points are those of the first command, whatever the order of --over and the units of the values."""
+    first = make_plan(DECK, OVER)
+    named(first)
+    found = json.loads(json.dumps(manifest(first)))
+    other = {"structure.prototype": ["sc", "fcc"], "integrator.timestep": [0.001, "3 fs", "2 fs"]}
+    plan = make_plan(DECK, other)
+    names = named(plan, found)
+    assert names == [
+        "timestep=1-fs_prototype=sc_seed=7", "timestep=3-fs_prototype=sc_seed=7", "timestep=0.002_prototype=sc_seed=7",
+        "timestep=1-fs_prototype=fcc_seed=7", "timestep=3-fs_prototype=fcc_seed=7", "timestep=0.002_prototype=fcc_seed=7",
+    ]  # fmt: skip
+    assert plan.shape == (3, 3, 1)
+
+
 def test_names_are_safe_and_unique():
     plan = make_plan(DECK, {"title": ["a b", "a/b", "../x", "ä", "x" * 500, "x" * 500 + "y"]})
     names = named(plan)

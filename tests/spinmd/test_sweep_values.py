@@ -71,6 +71,8 @@ def test_keys_of_command_line_and_of_python():
         (["a=1", "a=2"], "a is given twice"),
         (["a=1,2,1.0"], "a has the value 1.0 twice"),
         (["a=1:3:1,2"], "a has the value 2 twice"),
+        (["a=2 fs,0.002"], "a has the value 0.002 twice"),
+        (["a=0.3fs,300 as"], "a has the value 300 as twice"),
         ({"a": 3}, "expected a list"),
         ({"a": []}, "has no values"),
     ],
