@@ -10,7 +10,7 @@ over one sub-step of duration h, with variance 2 α k_B T ħ/(g |S| h) per compo
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,14 +69,19 @@ def mask_of(name: str, state: State, groups: Mapping[str, np.ndarray], place: st
 class Temperatures:
     """One temperature, or one per element or group; each constant or a ``Ramp``.
 
-    value  K, a Ramp, or a mapping of those by element or group. Atoms that no name covers have no bath.
+    value      K, a Ramp, or a mapping of those by element or group. Atoms that no name covers have no bath.
+    rescaling  function of K that turns given temperatures into those of the bath; None: they are the same
     """
 
-    def __init__(self, value: float | Ramp | Mapping[str, float | Ramp], place: str = "integrator.temperature"):
+    def __init__(
+        self, value: float | Ramp | Mapping[str, float | Ramp], place: str = "integrator.temperature",
+        rescaling: Callable[[float], float] | None = None,
+    ):  # fmt: skip
         named = value if isinstance(value, Mapping) else {"": value}
         self.names = list(named)
         self.ramps = [one if isinstance(one, Ramp) else Ramp.constant(one) for one in named.values()]
         self.place = place
+        self.rescaling = rescaling
 
     def kinds(self, state: State, groups: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N,) int64: which of the temperatures an atom has; −1 for none."""
@@ -89,7 +94,8 @@ class Temperatures:
 
     def at(self, time: float) -> np.ndarray:
         """(kinds + 1,) K at ``time`` ps after the start of the stage; the last is that of atoms without a bath, 0."""
-        return np.array([*(ramp.at(time) for ramp in self.ramps), 0.0])
+        values = [ramp.at(time) for ramp in self.ramps]
+        return np.array([*(values if self.rescaling is None else map(self.rescaling, values)), 0.0])
 
     @property
     def cold(self) -> bool:

@@ -52,7 +52,7 @@ def build_spin_bath(parameters: IntegratorParameters, duration: float | None, gr
     given = parameters.spin_temperature if parameters.spin_temperature is not None else parameters.temperature
     place = "integrator.temperature" if parameters.spin_temperature is None else "integrator.spin_temperature"
     noisy = parameters.ensemble != "nve" and given is not None and any_positive(parameters.spin_damping)
-    heat = temperatures(given, duration, place) if noisy else None
+    heat = temperatures(given, duration, place, parameters.spin_rescaling) if noisy else None
     return SpinBath(parameters.spin_damping, heat, parameters.g_factor, groups)
 
 
@@ -108,7 +108,7 @@ def acting(parameters: IntegratorParameters) -> dict[str, bool]:
 
 def check_baths(parameters: IntegratorParameters) -> None:
     """InputError for temperatures that nothing would follow, and for baths without a temperature."""
-    given = [key for key in TEMPERATURES if getattr(parameters, key) is not None]
+    given = [key for key in (*TEMPERATURES, "spin_rescaling") if getattr(parameters, key) is not None]
     friction = any_positive(parameters.lattice_friction)
     if friction and parameters.ensemble != "langevin":
         raise InputError('friction needs ensemble = "langevin"', "integrator.lattice_friction")
@@ -126,6 +126,8 @@ def check_baths(parameters: IntegratorParameters) -> None:
             "integrator.ensemble",
         )
     act = acting(parameters)
+    if parameters.spin_rescaling is not None and not act["spins"]:
+        raise InputError("no bath acts on the spins: give spin_damping, or leave this out", "integrator.spin_rescaling")
     if not any(act.values()):
         raise InputError(
             "no bath acts: give lattice_friction (1/ps) for the lattice, spin_damping for the spins, or both",
@@ -222,7 +224,7 @@ def build_monte_carlo(
     given = parameters.spin_temperature if parameters.spin_temperature is not None else parameters.temperature
     if given is None:
         raise InputError("Monte Carlo needs a temperature, for example temperature = 300", "integrator.temperature")
-    heat = temperatures(given, steps, "integrator.temperature")
+    heat = temperatures(given, steps, "integrator.temperature", parameters.spin_rescaling)
     if heat.names != [""]:
         raise InputError("Monte Carlo has one temperature for all spins", "integrator.temperature")
     for key in ("lattice_temperature", "splitting", "timestep"):

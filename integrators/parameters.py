@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from spinmd.integrators.temperatures import BathNumber, BathRate, BathTemperature
+from spinmd.integrators.temperatures import BathNumber, BathRate, BathTemperature, QuantumRescaling
 from spinmd.parameters import Parameters, Time
 
 
@@ -27,8 +27,8 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 THERMOSTAT = ("thermostat", "thermostat_time")
 SWEEPS = ("move", "over_relaxation")
 FOREIGN = {  # ensemble -> keys that a stage with it does not take over from a deck of another one
-    "nve": ("temperature", "lattice_temperature", "spin_temperature", "lattice_friction", "spin_damping", "splitting",
-            *THERMOSTAT, *SWEEPS),
+    "nve": ("temperature", "lattice_temperature", "spin_temperature", "spin_rescaling", "lattice_friction", "spin_damping",
+            "splitting", *THERMOSTAT, *SWEEPS),
     "langevin": ("splitting", *THERMOSTAT, *SWEEPS),
     "nvt": ("splitting", "lattice_friction", *SWEEPS),
     "monte-carlo": ("splitting", "timestep", "lattice_temperature", "lattice_friction", "spin_damping", *THERMOSTAT),
@@ -58,6 +58,11 @@ class IntegratorParameters(Parameters):
     )
     lattice_temperature: BathTemperature | None = Field(None, description="of the lattice's bath only")
     spin_temperature: BathTemperature | None = Field(None, description="of the spins' bath only")
+    spin_rescaling: QuantumRescaling | None = Field(
+        None,
+        description="turns the temperature of the spins' bath, or of Monte Carlo, into one at which classical spins have the "
+        "magnetisation of quantum ones",
+    )
     lattice_friction: BathRate = Field(
         0.0, description="langevin: γ of the lattice's bath, a number or one for each element or group; 0 means no bath"
     )

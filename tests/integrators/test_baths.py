@@ -346,3 +346,30 @@ def test_groups_of_a_deck():
     deck["groups"] = {"Fe": ["0:10"]}
     with pytest.raises(InputError, match="groups.Fe: Fe is an element"):
         spinmd.build(deck)
+
+
+def test_quantum_rescaling_cools_the_bath_of_the_spins_alone():
+    """T_c (T/T_c)^a below T_c, T above; the paramagnet shows the bath's temperature."""
+    given = {"critical_temperature": "1000 K", "exponent": 2.0}
+    parameters = IntegratorParameters(
+        ensemble="langevin", timestep=1e-4, temperature={"start": 500, "end": 2000, "time": 1.0}, spin_damping=1.0,
+        lattice="frozen", spin_rescaling=given,
+    )  # fmt: skip
+    state = paramagnet(np.full(10, 2.0))
+    bath = build_integrator(parameters, state, model(state, [Zeeman(field=[0, 0, 1])]), 10000).spin_solver.bath
+    np.testing.assert_allclose([bath.temperatures.at(t)[0] for t in (0.0, 0.2, 1.0)], [250.0, 640.0, 2000.0])
+    kelvin, moments = 500.0, np.full(2000, 5.0)
+    state = paramagnet(moments)
+    system = model(state, [Zeeman(field=[0, 0, 100])])
+    parameters = parameters.model_copy(update={"temperature": kelvin})
+    integrator = build_integrator(parameters, state, system, 3000)
+    found, error = sampled(integrator, state, system, 3000, 1000, lambda: state.spins[:, 2].mean() / 5.0, every=10)
+    x = 5.0 * 100 * BOHR_MAGNETON / (BOLTZMANN * 250.0)
+    assert abs(found - langevin(x)) < 3.0 * error + 1e-3
+    with pytest.raises(InputError, match="spin_damping"):
+        build_integrator(
+            IntegratorParameters(
+                ensemble="langevin", timestep=1e-3, temperature=5, lattice_friction=1, spin_rescaling=given
+            ),
+            state, system,
+        )  # fmt: skip
