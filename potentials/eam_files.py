@@ -17,6 +17,7 @@ from spinmd.errors import InputError
 
 FORMATS = ("setfl", "fs", "funcfl")
 # funcfl files hold charges Z(r): r·φ(r) = HARTREE·BOHR·Z², with the rounded constants that their authors and LAMMPS use
+LARGEST = 1.0e30  # what a damaged exponent makes larger would overflow in squares and slopes
 FUNCFL_HARTREE = 27.2  # eV
 FUNCFL_BOHR = 0.529  # Å
 
@@ -171,9 +172,10 @@ class _Lines:
             values = np.array(words, dtype=np.float64)
         except ValueError:
             values = np.array([self._value(word, what, first) for word in words])
-        if not np.isfinite(values).all():
-            bad = words[int(np.argmin(np.isfinite(values)))]
-            self.fail(f"{what} (from line {first}) holds {bad!r}, which is not a finite number")
+        good = np.abs(values) < LARGEST
+        if not good.all():
+            bad = words[int(np.argmin(good))]
+            self.fail(f"{what} (from line {first}) holds {bad!r}, which is not a finite number of any credible size")
         return values
 
     def _value(self, word: str, what: str, first: int) -> float:

@@ -92,6 +92,7 @@ def test_cut_at_any_place_is_an_error(file, tmp_path):
         ("26 55.845 2.87 bcc", "26 -55.845 2.87 bcc", "atomic number and mass of Fe"),
         ("0.000000000000000e+00", "nonsense", "which is not a number"),
         ("0.000000000000000e+00", "nan", "not a finite number"),
+        ("0.000000000000000e+00", "1e200", "of any credible size"),
         ("smooth functions", "UNITS: real", "reads metal units"),
     ],
 )
