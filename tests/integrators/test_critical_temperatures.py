@@ -1,7 +1,7 @@
 """Critical temperatures of classical magnets by parallel tempering and Binder crossings, against published values.
 
-Heisenberg model, E = −½ Σ_{i≠j} J e_i·e_j: k_B T_c/J = 1.44292 on the simple cubic lattice (Chen, Ferrenberg, Landau, Phys. Rev. B 48, 3249
-(1993)), 2.0542 on bcc (the same), 3.1776 on fcc (high-temperature series and Monte Carlo). What the longer runs gave is in docs/monte_carlo.md.
+Heisenberg model, E = −½ Σ_{i≠j} J e_i·e_j: k_B T_c/J = 1.4429 on the simple cubic and 2.0542 on the bcc lattice (Chen, Ferrenberg,
+Landau, Phys. Rev. B 48, 3249 (1993)), 3.1776 on fcc. What the longer runs gave is in docs/monte_carlo.md.
 """
 
 import numpy as np
@@ -86,8 +86,8 @@ def test_heisenberg_model(prototype):
 def test_iron_of_uppasd(shared):
     """UppASD's table of bcc iron in four shells: 920 ± 8 K. UppASD counts each pair twice, so that J is twice its number."""
     table = np.loadtxt(shared / "data/jij_tables/uppasd/examples/SimpleSystems/bccFe/jfile")
-    order = np.argsort(np.linalg.norm(table[:, 2:5], axis=1))
-    couplings = [f"{2.0 * value:.15g} mRy" for value in table[order, 5]]
+    table = table[np.argsort(np.linalg.norm(table[:, 2:5], axis=1))][:4]  # the fifth and further are 1e-10 of the first
+    couplings = [f"{2.0 * value:.15g} mRy" for value in table[:, 5]]
     found = crossing("bcc", (6, 12), couplings, np.linspace(895.0, 945.0, 5), 3500, 300, moment=2.23)
     assert found.error < 3.0
     assert abs(found.value - 920.0) < 8.0
