@@ -2,12 +2,12 @@
 
     U = 1 − ⟨m⁴⟩/(3 ⟨m²⟩²)
 
-with m the length of the mean moment of N spins: Binder, Z. Phys. B 43, 119 (1981). For the Heisenberg model U is 2/3 in the ordered phase
+with m the length of the mean moment: Binder, Z. Phys. B 43, 119 (1981). For the Heisenberg model U is 2/3 in the ordered phase
 and 4/9 in the disordered one; at T_c it hardly depends on the size, so that the curves U(T) of two sizes cross there.
 
 Rows of a run are correlated. Errors come from the bootstrap of blocks (Künsch, Ann. Stat. 17, 1217 (1989)) which are longer than
-the time over which m² is correlated. A block takes the rows of all temperatures together, since parallel tempering moves replicas from one to
-another.
+the time over which m² is correlated. A block takes the rows of all temperatures together, since parallel tempering moves
+replicas from one to another.
 """
 
 import math
@@ -166,7 +166,8 @@ class _Fit:
 def _falling_zero(polynomial: np.ndarray) -> float | None:
     """The only zero within [−1, 1] at which the polynomial falls; None if there is none, or more.
 
-    Below T_c the larger system has the larger cumulant, so that the difference falls through zero; where it rises, curves touch by noise.
+    Below T_c the larger system has the larger cumulant, so that the difference falls through zero; where it rises, curves
+    touch by noise.
     """
     roots = np.roots(polynomial)
     real = roots.real[(np.abs(roots.imag) < 1.0e-9) & (np.abs(roots.real) <= 1.0)]

@@ -1,7 +1,7 @@
 """Parallel tempering: replicas of the spins at a ladder of temperatures, which they exchange.
 
-One step of the run is one sweep of every replica (``spinmd.integrators.monte_carlo``). After every ``exchange``-th sweep, replicas at
-neighbouring temperatures T_a < T_b change places with the probability
+One step of the run is one sweep of every replica (``spinmd.integrators.monte_carlo``). After every ``exchange``-th sweep,
+replicas at neighbouring temperatures T_a < T_b change places with the probability
 
     min(1, exp[(1/k_B T_a − 1/k_B T_b) (E_a − E_b)])
 

@@ -147,6 +147,7 @@ TEMPERING = {"ensemble": "parallel-tempering", "lattice": "frozen", "temperature
         ({"temperatures": {"start": 300.0, "end": 100.0, "count": 3}}, "must ascend"),
         ({"temperature": 300.0}, "several temperatures"),
         ({"spin_temperature": 300.0}, "several temperatures"),
+        ({"spin_rescaling": {"critical_temperature": 1000.0, "exponent": 2.0}}, "leave this out"),
         ({"lattice": "moving"}, "spins only"),
         ({"spins": "frozen"}, "nothing moves"),
         ({"timestep": 1e-3}, "leave it out"),
