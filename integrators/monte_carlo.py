@@ -27,7 +27,7 @@ from spinmd.integrators.baths import Temperatures
 from spinmd.integrators.held import Held, fixed_spins
 from spinmd.integrators.sites import Sites, collect_matrix, linear_field, nonlinear_energy, sites_of
 from spinmd.protocols import OK, Aux, Evaluation, Status
-from spinmd.rng import MONTE_CARLO_CHANNEL, normal4, random_integers, uniform_of
+from spinmd.rng import MONTE_CARLO_CHANNEL, cos_sin_turn, normal4, random_integers, uniform_of
 from spinmd.spin_laws import scaled_to
 from spinmd.state import State
 from spinmd.units import BOLTZMANN
@@ -79,7 +79,7 @@ def coloured(sites: Sites, natoms: int) -> list[np.ndarray]:
 
 @njit(cache=True)
 def _heat_bath(wx, wy, wz, bx, by, bz, thermal, u, g, h):
-    """A direction from exp(w·b/k_B T), of the length of w; u uniform, g and h Gaussians for the angle about b."""
+    """A direction from exp(w·b/k_B T), of the length of w; u uniform, g and h cosine and sine of a uniform angle about b."""
     length = math.sqrt(wx * wx + wy * wy + wz * wz)
     field = math.sqrt(bx * bx + by * by + bz * bz)
     k = length * field / thermal if thermal > 0.0 else 0.0
@@ -95,8 +95,7 @@ def _heat_bath(wx, wy, wz, bx, by, bz, thermal, u, g, h):
     scale = 1.0 / math.sqrt(ax * ax + ay * ay + az * az)
     ax, ay, az = ax * scale, ay * scale, az * scale
     cx, cy, cz = ny * az - nz * ay, nz * ax - nx * az, nx * ay - ny * ax
-    r = math.sqrt(g * g + h * h)
-    p, q = (sine * g / r, sine * h / r) if r > 0.0 else (sine, 0.0)
+    p, q = sine * g, sine * h
     return (
         length * (cosine * nx + p * ax + q * cx),
         length * (cosine * ny + p * ay + q * cy),
@@ -127,8 +126,8 @@ def _sweep(move, atoms, w, mobile, sites, on_site, thermal, width, seed, channel
                 x, y, z = scaled_to(wx + s * gx, wy + s * gy, wz + s * gz, wx, wy, wz)
             elif move == HEAT_BATH:
                 r = random_integers(seed, channel, step, ids[i])
-                gx, gy, _, _ = normal4(seed, channel + 1, step, ids[i])
-                x, y, z = _heat_bath(wx, wy, wz, bx, by, bz, thermal, uniform_of(r[0], r[1]), gx, gy)
+                g, h = cos_sin_turn(r[2] >> 8)
+                x, y, z = _heat_bath(wx, wy, wz, bx, by, bz, thermal, uniform_of(r[0], r[1]), g, h)
             else:
                 b2 = bx * bx + by * by + bz * bz
                 if b2 == 0.0:
@@ -141,7 +140,7 @@ def _sweep(move, atoms, w, mobile, sites, on_site, thermal, width, seed, channel
             if on_site:
                 change += nonlinear_energy(i, x, y, z, sites, matrix) - nonlinear_energy(i, wx, wy, wz, sites, matrix)
             if change > 0.0:
-                r = random_integers(seed, channel + 2, step, ids[i])
+                r = random_integers(seed, channel + 1, step, ids[i])
                 if thermal == 0.0 or uniform_of(r[0], r[1]) >= math.exp(-change / thermal):
                     continue
             taken += 1
@@ -189,7 +188,7 @@ class Sweeps:
         inverse = np.divide(1.0, state.moments, out=np.zeros(state.natoms), where=state.moments > 0.0)
         np.multiply(state.spins, inverse[:, None], out=self._w[:, :3])
         for turn, move in enumerate(self.moves):
-            taken = self._one(move, state, thermal, float(record[0]), seed, channel + 4 * turn)
+            taken = self._one(move, state, thermal, float(record[0]), seed, channel + 2 * turn)
             if move == METROPOLIS:
                 record[0] = min(record[0] * math.exp((taken / self._tried - 0.5) / math.sqrt(done)), LARGEST_WIDTH)
                 record[1] += self._tried
@@ -199,7 +198,7 @@ class Sweeps:
     @property
     def channels(self) -> int:
         """Noise channels that one sweep may use."""
-        return 4 * len(self.moves)
+        return 2 * len(self.moves)
 
     def _one(self, move: int, state: State, thermal: float, width: float, seed: int, channel: int) -> int:
         taken = 0

@@ -154,7 +154,7 @@ TEMPERING = {"ensemble": "parallel-tempering", "lattice": "frozen", "temperature
         ({"spin_damping": 0.1}, "leave it out"),
         ({"lattice_friction": 1.0}, "leave it out"),
         ({"ensemble": "monte-carlo", "temperature": 300.0}, "only ensemble"),
-        ({"over_relaxation": 10_000}, "too many"),
+        ({"over_relaxation": 20_000}, "too many"),
     ],
 )
 def test_decks_that_make_no_sense_are_refused(change, message):
