@@ -21,6 +21,8 @@ BLOCK_TIMES = 8.0  # length of a block in correlation times
 FEWEST_BLOCKS = 10
 WINDOW = 5.0  # Sokal's: sum correlations up to this many correlation times
 RESAMPLES = 400
+# U* and ω of O(3) in a periodic cube: Hasenbusch, J. Phys. A 34, 8221 (2001); Campostrini et al., Phys. Rev. B 65, 144520 (2002)
+HEISENBERG = (0.6202, 0.773)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where the cumulants of two sizes are equal: the temperature, K (or in the unit that was given), and the cumulant there."""
+    """Where the curves of two sizes cross: the temperature, K (or in the unit that was given), and the cumulant of the larger."""
 
     temperature: Estimate
     cumulant: Estimate
@@ -70,12 +72,18 @@ def binder_cumulant(magnetisation, seed: int = 0) -> list[Estimate]:
     return [Estimate(float(u), float(error)) for u, error in zip(samples.cumulant, errors, strict=True)]
 
 
-def binder_crossing(temperatures, small, large, degree: int = 2, seed: int = 0) -> Crossing:
+def binder_crossing(
+    temperatures, small, large, degree: int = 2, seed: int = 0, sizes: tuple[float, float] | None = None,
+    corrections: tuple[float, float] = HEISENBERG,
+) -> Crossing:  # fmt: skip
     """T_c from the runs of two sizes at the same temperatures.
 
     temperatures  (temperatures,), any order
     small, large  (rows, temperatures), the length of the mean moment of each size in equilibrium; rows may differ in number
     degree        of the polynomials in T that are fitted to the two curves
+    sizes         edges L of the two systems, in any unit. If they are given, the leading correction to scaling is taken out:
+                  at T_c, U = U* + c L^−ω, so that the curves of (U − U*) L^ω cross there, whatever c
+    corrections   U* and ω of the universality class, for periodic cubes
 
     The difference of the two polynomials is solved for zero, for the data and for each of their bootstrap samples. Raises
     InputError where the curves do not cross once within the temperatures, and for runs too short for an error.
@@ -97,7 +105,11 @@ def binder_crossing(temperatures, small, large, degree: int = 2, seed: int = 0) 
     if not width > 0.0:
         raise InputError("the temperatures are all the same", "temperatures")
     x = (temperatures - centre) / width
-    fits = [_Fit(x, curve, degree) for curve in curves]
+    if sizes is not None and not 0.0 < sizes[0] < sizes[1]:
+        raise InputError(f"expected two edges, the smaller one first, got {sizes}", "sizes")
+    star, omega = corrections if sizes is not None else (0.0, 0.0)
+    scales = [size**omega for size in (sizes or (1.0, 1.0))]
+    fits = [_Fit(x, curve, degree, star, scale) for curve, scale in zip(curves, scales, strict=True)]
     crossed = _falling_zero(fits[1].best - fits[0].best)
     if crossed is None:
         raise InputError(
@@ -105,8 +117,8 @@ def binder_crossing(temperatures, small, large, degree: int = 2, seed: int = 0) 
             "temperatures on both sides of the critical one, or run longer",
             "temperatures",
         )
-    points = [(_falling_zero(b - a), a) for a, b in zip(fits[0].samples, fits[1].samples, strict=True)]
-    good = np.array([(zero, np.polyval(a, zero)) for zero, a in points if zero is not None])
+    points = [(_falling_zero(b - a), b) for a, b in zip(fits[0].samples, fits[1].samples, strict=True)]
+    good = np.array([(zero, np.polyval(b, zero)) for zero, b in points if zero is not None])
     if len(good) < 0.9 * len(points):
         raise InputError(
             f"the crossing is lost in {len(points) - len(good)} of {len(points)} bootstrap samples; run longer, or spread the "
@@ -116,7 +128,7 @@ def binder_crossing(temperatures, small, large, degree: int = 2, seed: int = 0) 
     spread = good.std(axis=0, ddof=1)
     return Crossing(
         Estimate(float(centre + width * crossed), float(width * spread[0])),
-        Estimate(float(np.polyval(fits[0].best, crossed)), float(spread[1])),
+        Estimate(star + float(np.polyval(fits[1].best, crossed)) / scales[1], float(spread[1]) / scales[1]),
     )
 
 
@@ -154,13 +166,13 @@ def _cumulant(second: np.ndarray, fourth: np.ndarray) -> np.ndarray:
 
 
 class _Fit:
-    """Polynomials of U(x), as numpy's coefficients: of the data, and of each bootstrap sample."""
+    """Polynomials of ``scale`` (U(x) − ``star``), as numpy's coefficients: of the data, and of each bootstrap sample."""
 
-    def __init__(self, x: np.ndarray, curve: _Resampled, degree: int):
+    def __init__(self, x: np.ndarray, curve: _Resampled, degree: int, star: float, scale: float):
         errors = curve.cumulants.std(axis=0, ddof=1)
         weights = 1.0 / np.maximum(errors, 1.0e-3 * errors.max() + 1.0e-12)
-        self.best = np.polyfit(x, curve.cumulant, degree, w=weights)
-        self.samples = np.polyfit(x, curve.cumulants.T, degree, w=weights).T
+        self.best = scale * np.polyfit(x, curve.cumulant - star, degree, w=weights)
+        self.samples = scale * np.polyfit(x, curve.cumulants.T - star, degree, w=weights).T
 
 
 def _falling_zero(polynomial: np.ndarray) -> float | None:

@@ -70,6 +70,27 @@ def test_crossing_is_found_with_its_error():
     assert np.mean([one.cumulant.error for one in crossings]) == pytest.approx(cumulants.std(ddof=1), rel=0.4)
 
 
+def test_corrections_to_scaling():
+    """With sizes the curves of (U − U*) L^ω cross: checked on the cumulants; ω = 0 changes nothing."""
+    rng = np.random.default_rng(6)
+    temperatures = np.linspace(98.0, 102.5, 6)
+    runs = [model_run(rng, temperatures, size) for size in (6, 12)]
+    plain = binder_crossing(temperatures, *runs)
+    same = binder_crossing(temperatures, *runs, sizes=(6, 12), corrections=(0.5, 0.0))
+    assert same.temperature.value == pytest.approx(plain.temperature.value, abs=1e-9)
+    assert same.cumulant.value == pytest.approx(plain.cumulant.value, abs=1e-9)
+    star, omega = plain.cumulant.value - 0.02, 0.8
+    found = binder_crossing(temperatures, *runs, sizes=(6, 12), corrections=(star, omega))
+    scaled = []
+    for size, run in zip((6, 12), runs, strict=True):
+        values = [one.value for one in binder_cumulant(run)]
+        at = np.polyval(np.polyfit(temperatures - 100.0, values, 2), found.temperature.value - 100.0)
+        scaled.append((at - star) * size**omega)
+    assert at == pytest.approx(found.cumulant.value, abs=0.003)
+    assert scaled[0] == pytest.approx(scaled[1], abs=0.02)
+    assert found.temperature.value > plain.temperature.value + 0.1
+
+
 def test_what_cannot_give_a_crossing_is_refused():
     rng = np.random.default_rng(5)
     above = np.linspace(101.5, 104.0, 4)
@@ -86,5 +107,7 @@ def test_what_cannot_give_a_crossing_is_refused():
         binder_cumulant(-small)
     with pytest.raises(InputError, match="zero in all rows"):
         binder_cumulant(np.zeros(100))
+    with pytest.raises(InputError, match="the smaller one first, got \\(12, 6\\)"):
+        binder_crossing(above, small, large, sizes=(12, 6))
     with pytest.raises(InputError, match="all the same"):
         binder_crossing([100.0] * 4, small, large)
