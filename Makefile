@@ -1,5 +1,6 @@
 # make run     set up .venv and run the quickstart
 # make test    the same set-up, then the tests
+# make physics the long measurements: critical temperatures; some minutes each
 # make test-interop   the tests against the real DeePMD-kit, which gets an environment of its own (5 GB)
 # make lint docs bench clean
 #
@@ -14,7 +15,7 @@ DECK ?= inputs/quickstart.toml
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help run test test-interop lint docs bench clean
+.PHONY: help run test physics test-interop lint docs bench clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -22,6 +23,7 @@ RUN := $(VENV)/bin/python
 help:
 	@echo "make run     set up .venv and run $(DECK)"
 	@echo "make test    set up .venv and run the tests"
+	@echo "make physics long measurements of physics, some minutes each"
 	@echo "make test-interop   compare with DeePMD-kit, in an environment of its own (5 GB)"
 	@echo "make lint    check the style"
 	@echo "make docs    regenerate docs/deck.md and docs/training.md from the schemas of the decks"
@@ -33,6 +35,9 @@ run: $(VENV)/installed-run
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=15
+
+physics: $(VENV)/installed-test
+	$(RUN) -m pytest -m physics -s --durations=0
 
 # DeePMD-kit needs another torch than the tested set: it is driven as a program, from an environment with nothing of ours in it
 INTEROP := .venv-interop

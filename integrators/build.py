@@ -14,6 +14,7 @@ from spinmd.integrators.langevin import Langevin
 from spinmd.integrators.live_midpoint import LiveMidpoint
 from spinmd.integrators.midpoint import Midpoint
 from spinmd.integrators.monte_carlo import MonteCarlo
+from spinmd.integrators.parallel_tempering import ParallelTempering
 from spinmd.integrators.parameters import IntegratorParameters
 from spinmd.integrators.runge_kutta import RungeKutta
 from spinmd.integrators.semi_implicit import SemiImplicit
@@ -154,11 +155,17 @@ def check_names(parameters: IntegratorParameters, state: State, groups: Groups) 
 
 def build_integrator(
     parameters: IntegratorParameters, state: State, model, steps: int | None = None, groups: Groups | None = None
-) -> Splitting | MonteCarlo:
+) -> Splitting | MonteCarlo | ParallelTempering:
     """The mover of a deck's [integrator] table, for a stage of ``steps`` steps (None: not known).
 
     Raises InputError where solver, baths and model do not go together.
     """
+    if parameters.ensemble == "parallel-tempering":
+        return build_parallel_tempering(parameters, state, model, groups or {})
+    if parameters.temperatures is not None:
+        raise InputError(
+            'only ensemble = "parallel-tempering" has several temperatures; give temperature', "integrator.temperatures"
+        )
     if parameters.ensemble == "monte-carlo":
         return build_monte_carlo(parameters, state, model, steps, groups or {})
     if parameters.timestep is None:
@@ -205,6 +212,44 @@ def build_monte_carlo(
     parameters: IntegratorParameters, state: State, model, steps: int | None, groups: Groups
 ) -> MonteCarlo:
     """The mover of ensemble = "monte-carlo"; InputError for what it cannot do."""
+    check_sweeps(parameters, model)
+    given = parameters.spin_temperature if parameters.spin_temperature is not None else parameters.temperature
+    if given is None:
+        raise InputError("Monte Carlo needs a temperature, for example temperature = 300", "integrator.temperature")
+    heat = temperatures(given, steps, "integrator.temperature", parameters.spin_rescaling)
+    if heat.names != [""]:
+        raise InputError("Monte Carlo has one temperature for all spins", "integrator.temperature")
+    held = build_held(parameters, state, groups)
+    return MonteCarlo(heat, parameters.move, parameters.over_relaxation, held=held)
+
+
+def build_parallel_tempering(
+    parameters: IntegratorParameters, state: State, model, groups: Groups
+) -> ParallelTempering:
+    """The mover of ensemble = "parallel-tempering"; InputError for what it cannot do."""
+    check_sweeps(parameters, model)
+    for key in ("temperature", "spin_temperature"):
+        if getattr(parameters, key) is not None:
+            raise InputError(
+                "parallel tempering has several temperatures; give temperatures = [...] instead", f"integrator.{key}"
+            )
+    if parameters.spin_rescaling is not None:
+        raise InputError(
+            "parallel tempering samples its temperatures as they are; leave this out", "integrator.spin_rescaling"
+        )
+    if parameters.temperatures is None:
+        raise InputError(
+            "parallel tempering needs temperatures, for example { start = 100, end = 1000, count = 8 }",
+            "integrator.temperatures",
+        )
+    held = build_held(parameters, state, groups)
+    return ParallelTempering(
+        parameters.temperatures, parameters.exchange, parameters.move, parameters.over_relaxation, held=held
+    )
+
+
+def check_sweeps(parameters: IntegratorParameters, model) -> None:
+    """InputError for what Monte Carlo cannot do, at one temperature or at several."""
     live = model.live_terms()
     if live:
         raise InputError(
@@ -221,14 +266,7 @@ def build_monte_carlo(
         raise InputError('Monte Carlo moves the spins only; write lattice = "frozen"', "integrator.lattice")
     if parameters.spins != "moving":
         raise InputError('nothing moves: let spins be "moving"', "integrator.spins")
-    given = parameters.spin_temperature if parameters.spin_temperature is not None else parameters.temperature
-    if given is None:
-        raise InputError("Monte Carlo needs a temperature, for example temperature = 300", "integrator.temperature")
-    heat = temperatures(given, steps, "integrator.temperature", parameters.spin_rescaling)
-    if heat.names != [""]:
-        raise InputError("Monte Carlo has one temperature for all spins", "integrator.temperature")
-    for key in ("lattice_temperature", "splitting", "timestep"):
-        if getattr(parameters, key) is not None:
-            raise InputError("Monte Carlo has no such thing; leave it out", f"integrator.{key}")
-    held = build_held(parameters, state, groups)
-    return MonteCarlo(heat, parameters.move, parameters.over_relaxation, held=held)
+    foreign = [key for key in ("lattice_temperature", "splitting", "timestep") if getattr(parameters, key) is not None]
+    foreign += [key for key in ("lattice_friction", "spin_damping") if any_positive(getattr(parameters, key))]
+    if foreign:
+        raise InputError("Monte Carlo has no such thing; leave it out", f"integrator.{foreign[0]}")

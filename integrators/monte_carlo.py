@@ -26,15 +26,15 @@ from spinmd.errors import InputError
 from spinmd.integrators.baths import Temperatures
 from spinmd.integrators.held import Held, fixed_spins
 from spinmd.integrators.sites import Sites, collect_matrix, linear_field, nonlinear_energy, sites_of
-from spinmd.protocols import OK, Aux, Code, Evaluation, Status
-from spinmd.rng import MONTE_CARLO_CHANNEL, normal4, random_integers, uniform_of
+from spinmd.protocols import OK, Aux, Evaluation, Status
+from spinmd.rng import MONTE_CARLO_CHANNEL, cos_sin_turn, normal4, random_integers, uniform_of
 from spinmd.spin_laws import scaled_to
 from spinmd.state import State
 from spinmd.units import BOLTZMANN
 
 METROPOLIS, HEAT_BATH, OVER_RELAXATION = range(3)
 MOVES = {"metropolis": METROPOLIS, "heat-bath": HEAT_BATH}
-LARGEST_WIDTH = 10.0  # of a Metropolis move: any direction
+FIRST_WIDTH, LARGEST_WIDTH = 0.5, 10.0  # of a Metropolis move; the largest is any direction
 
 
 @njit(cache=True)
@@ -79,7 +79,7 @@ def coloured(sites: Sites, natoms: int) -> list[np.ndarray]:
 
 @njit(cache=True)
 def _heat_bath(wx, wy, wz, bx, by, bz, thermal, u, g, h):
-    """A direction from exp(w·b/k_B T), of the length of w; u uniform, g and h Gaussians for the angle about b."""
+    """A direction from exp(w·b/k_B T), of the length of w; u uniform, g and h cosine and sine of a uniform angle about b."""
     length = math.sqrt(wx * wx + wy * wy + wz * wz)
     field = math.sqrt(bx * bx + by * by + bz * bz)
     k = length * field / thermal if thermal > 0.0 else 0.0
@@ -95,8 +95,7 @@ def _heat_bath(wx, wy, wz, bx, by, bz, thermal, u, g, h):
     scale = 1.0 / math.sqrt(ax * ax + ay * ay + az * az)
     ax, ay, az = ax * scale, ay * scale, az * scale
     cx, cy, cz = ny * az - nz * ay, nz * ax - nx * az, nx * ay - ny * ax
-    r = math.sqrt(g * g + h * h)
-    p, q = (sine * g / r, sine * h / r) if r > 0.0 else (sine, 0.0)
+    p, q = sine * g, sine * h
     return (
         length * (cosine * nx + p * ax + q * cx),
         length * (cosine * ny + p * ay + q * cy),
@@ -127,8 +126,8 @@ def _sweep(move, atoms, w, mobile, sites, on_site, thermal, width, seed, channel
                 x, y, z = scaled_to(wx + s * gx, wy + s * gy, wz + s * gz, wx, wy, wz)
             elif move == HEAT_BATH:
                 r = random_integers(seed, channel, step, ids[i])
-                gx, gy, _, _ = normal4(seed, channel + 1, step, ids[i])
-                x, y, z = _heat_bath(wx, wy, wz, bx, by, bz, thermal, uniform_of(r[0], r[1]), gx, gy)
+                g, h = cos_sin_turn(r[2] >> 8)
+                x, y, z = _heat_bath(wx, wy, wz, bx, by, bz, thermal, uniform_of(r[0], r[1]), g, h)
             else:
                 b2 = bx * bx + by * by + bz * bz
                 if b2 == 0.0:
@@ -141,7 +140,7 @@ def _sweep(move, atoms, w, mobile, sites, on_site, thermal, width, seed, channel
             if on_site:
                 change += nonlinear_energy(i, x, y, z, sites, matrix) - nonlinear_energy(i, wx, wy, wz, sites, matrix)
             if change > 0.0:
-                r = random_integers(seed, channel + 2, step, ids[i])
+                r = random_integers(seed, channel + 1, step, ids[i])
                 if thermal == 0.0 or uniform_of(r[0], r[1]) >= math.exp(-change / thermal):
                     continue
             taken += 1
@@ -149,74 +148,59 @@ def _sweep(move, atoms, w, mobile, sites, on_site, thermal, width, seed, channel
         accepted[b] = taken
 
 
-class MonteCarlo:
-    """A mover: one step is one sweep of ``move`` and ``over_relaxation`` sweeps more, at a temperature in K or a ramp over steps.
+class Sweeps:
+    """Sweeps over the spins of a state, for movers that choose the temperature: ``move``, then ``over_relaxation`` sweeps more.
 
     Raises InputError for an unknown move.
     """
 
-    dt = 0.0
-    order = 0
-    moves_lattice = False
-
-    def __init__(
-        self, temperature, move: str = "heat-bath", over_relaxation: int = 1, width: float = 0.5, held: Held | None = None
-    ):  # fmt: skip
+    def __init__(self, move: str = "heat-bath", over_relaxation: int = 1, held: Held | None = None):
         if move not in MOVES:
             raise InputError(f"unknown move {move!r}; known are {', '.join(MOVES)}", "integrator.move")
-        self.temperatures = temperature if isinstance(temperature, Temperatures) else Temperatures(temperature)
-        self.move = MOVES[move]
-        self.over_relaxation = int(over_relaxation)
-        self.width = float(width)
+        self.moves = [MOVES[move], *[OVER_RELAXATION] * int(over_relaxation)]
         self.held = held or Held()
 
-    def init(self, state: State, seed: int) -> Aux:
-        """The seed, where the stage started, and the width of Metropolis moves."""
-        aux = Aux()
+    def begin(self, state: State, aux: Aux) -> None:
+        """Put what is held into ``aux``, and forget the couplings of an earlier run."""
         self.held.begin(state, aux)
-        aux.globals["monte_carlo"] = np.array([seed, state.clock.step], np.int64)
-        aux.globals["metropolis"] = np.array([self.width, 0.0, 0.0])  # width, moves tried, moves accepted
-        self._sites: Sites | None = None
+        self._couplings = None
         self._w = np.zeros((state.natoms, 4))
-        return aux
 
-    def _prepare(self, state: State, aux: Aux, model) -> Status:
+    def prepare(self, state: State, aux: Aux, model) -> None:
+        """Take the couplings at the present positions, unless they are those of the step before."""
         couplings = model.couplings()
-        if getattr(self, "_couplings", None) is not couplings:
-            sites = sites_of(couplings)
-            if sites is None:
-                return Status(Code.DIVERGED, message="Monte Carlo takes one cubic anisotropy")
-            self._couplings, self._sites = couplings, sites
-            self._colours = coloured(sites, state.natoms)
-            self._mobile = (state.moments > 0.0) & (np.abs(state.spins).max(axis=1) > 0.0)
-            if len(fixed := fixed_spins(aux)):
-                self._mobile &= fixed == 0
-        return OK
+        if self._couplings is couplings:
+            return
+        self._couplings, self._sites = couplings, sites_of(couplings)
+        self._colours = coloured(self._sites, state.natoms)
+        self._mobile = (state.moments > 0.0) & (np.abs(state.spins).max(axis=1) > 0.0)
+        if len(fixed := fixed_spins(aux)):
+            self._mobile &= fixed == 0
+        self._tried = max(int(self._mobile.sum()), 1)
 
-    def step(self, state: State, aux: Aux, model) -> Status:
-        """One sweep and its over-relaxation; the clock's step goes on, its time stays."""
-        status = self._prepare(state, aux, model)
-        if not status.ok:
-            return status
-        seed, first = (int(v) for v in aux.globals["monte_carlo"])
-        record = aux.globals["metropolis"]
-        thermal = BOLTZMANN * float(self.temperatures.at(float(state.clock.step - first))[0])
+    def sweep(self, state: State, thermal: float, record: np.ndarray, done: int, seed: int, channel: int) -> None:
+        """Move the state's spins at ``thermal`` = k_B T, eV.
+
+        record   (3,) of Metropolis moves at this temperature: width, moves tried, moves accepted; brought up to date
+        done     sweeps at this temperature, this one included
+        channel  of the noise; the next ``channels`` numbers are used
+        """
         inverse = np.divide(1.0, state.moments, out=np.zeros(state.natoms), where=state.moments > 0.0)
         np.multiply(state.spins, inverse[:, None], out=self._w[:, :3])
-        for turn, move in enumerate([self.move, *[OVER_RELAXATION] * self.over_relaxation]):
-            taken = self._one_sweep(move, state, thermal, float(record[0]), seed, MONTE_CARLO_CHANNEL + 4 * turn)
+        for turn, move in enumerate(self.moves):
+            taken = self._one(move, state, thermal, float(record[0]), seed, channel + 2 * turn)
             if move == METROPOLIS:
-                tried = max(int(self._mobile.sum()), 1)
-                done = state.clock.step - first + 1
-                record[0] = min(record[0] * math.exp((taken / tried - 0.5) / math.sqrt(done)), LARGEST_WIDTH)
-                record[1] += tried
+                record[0] = min(record[0] * math.exp((taken / self._tried - 0.5) / math.sqrt(done)), LARGEST_WIDTH)
+                record[1] += self._tried
                 record[2] += taken
         np.multiply(self._w[:, :3], state.moments[:, None], out=state.spins, where=self._mobile[:, None])
-        model.moved(spins=True)
-        state.clock.step += 1
-        return OK
 
-    def _one_sweep(self, move: int, state: State, thermal: float, width: float, seed: int, channel: int) -> int:
+    @property
+    def channels(self) -> int:
+        """Noise channels that one sweep may use."""
+        return 2 * len(self.moves)
+
+    def _one(self, move: int, state: State, thermal: float, width: float, seed: int, channel: int) -> int:
         taken = 0
         for atoms in self._colours:
             accepted = np.zeros(block_count(len(atoms)), np.int64)
@@ -226,6 +210,44 @@ class MonteCarlo:
             )  # fmt: skip
             taken += int(accepted.sum())
         return taken
+
+
+class MonteCarlo:
+    """A mover: one step is one sweep of ``move`` and ``over_relaxation`` sweeps more, at a temperature in K or a ramp over steps.
+
+    ``width`` is that of the first Metropolis moves. Raises InputError for an unknown move.
+    """
+
+    dt = 0.0
+    order = 0
+    moves_lattice = False
+
+    def __init__(
+        self, temperature, move: str = "heat-bath", over_relaxation: int = 1, width: float = FIRST_WIDTH,
+        held: Held | None = None,
+    ):  # fmt: skip
+        self.temperatures = temperature if isinstance(temperature, Temperatures) else Temperatures(temperature)
+        self.sweeps = Sweeps(move, over_relaxation, held)
+        self.width = float(width)
+
+    def init(self, state: State, seed: int) -> Aux:
+        """The seed, where the stage started, and the width of Metropolis moves."""
+        aux = Aux()
+        self.sweeps.begin(state, aux)
+        aux.globals["monte_carlo"] = np.array([seed, state.clock.step], np.int64)
+        aux.globals["metropolis"] = np.array([self.width, 0.0, 0.0])  # width, moves tried, moves accepted
+        return aux
+
+    def step(self, state: State, aux: Aux, model) -> Status:
+        """One sweep and its over-relaxation; the clock's step goes on, its time stays."""
+        self.sweeps.prepare(state, aux, model)
+        seed, first = (int(v) for v in aux.globals["monte_carlo"])
+        done = state.clock.step - first
+        thermal = BOLTZMANN * float(self.temperatures.at(float(done))[0])
+        self.sweeps.sweep(state, thermal, aux.globals["metropolis"], done + 1, seed, MONTE_CARLO_CHANNEL)
+        model.moved(spins=True)
+        state.clock.step += 1
+        return OK
 
     def conserved(self, state: State, aux: Aux, evaluation: Evaluation) -> float:
         """Not a number: Monte Carlo conserves nothing."""

@@ -5,14 +5,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from spinmd.integrators.temperatures import BathNumber, BathRate, BathTemperature, QuantumRescaling
+from spinmd.integrators.parallel_tempering import row_arrays
+from spinmd.integrators.temperatures import BathNumber, BathRate, BathTemperature, LadderTemperatures, QuantumRescaling
 from spinmd.parameters import Parameters, Time
+from spinmd.protocols import RowArray
 
 
 def _ensemble(value: Any) -> Any:
     if value in ("npt", "tspin-nve"):
         raise PydanticCustomError(
-            "ensemble", 'this version has no such ensemble; write "nve", "langevin", "nvt" or "monte-carlo"'
+            "ensemble",
+            'this version has no such ensemble; write "nve", "langevin", "nvt", "monte-carlo" or "parallel-tempering"',
         )
     return value
 
@@ -26,26 +29,34 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 THERMOSTAT = ("thermostat", "thermostat_time")
 SWEEPS = ("move", "over_relaxation")
+LADDER = ("temperatures", "exchange")
+WITHOUT_TIME = ("splitting", "timestep", "lattice_temperature", "lattice_friction", "spin_damping", *THERMOSTAT)
 FOREIGN = {  # ensemble -> keys that a stage with it does not take over from a deck of another one
     "nve": ("temperature", "lattice_temperature", "spin_temperature", "spin_rescaling", "lattice_friction", "spin_damping",
-            "splitting", *THERMOSTAT, *SWEEPS),
-    "langevin": ("splitting", *THERMOSTAT, *SWEEPS),
-    "nvt": ("splitting", "lattice_friction", *SWEEPS),
-    "monte-carlo": ("splitting", "timestep", "lattice_temperature", "lattice_friction", "spin_damping", *THERMOSTAT),
+            "splitting", *THERMOSTAT, *SWEEPS, *LADDER),
+    "langevin": ("splitting", *THERMOSTAT, *SWEEPS, *LADDER),
+    "nvt": ("splitting", "lattice_friction", *SWEEPS, *LADDER),
+    "monte-carlo": (*WITHOUT_TIME, *LADDER),
+    "parallel-tempering": (*WITHOUT_TIME, "temperature", "spin_temperature", "spin_rescaling"),
 }  # fmt: skip
 
 
 class IntegratorParameters(Parameters):
     """How the state moves in time."""
 
-    ensemble: Annotated[Literal["nve", "langevin", "nvt", "monte-carlo"], BeforeValidator(_ensemble)] = Field(
+    ensemble: Annotated[
+        Literal["nve", "langevin", "nvt", "monte-carlo", "parallel-tempering"], BeforeValidator(_ensemble)
+    ] = Field(
         "nve",
         description="nve: constant energy, apart from Gilbert damping at zero temperature; langevin: stochastic baths, "
         "spin_damping for the spins and lattice_friction for the lattice; nvt: a thermostat for the lattice, and noise for the "
-        "spins where spin_damping is given; monte-carlo: of the spins, a step is a sweep, without time; see docs/baths.md",
+        "spins where spin_damping is given; monte-carlo: of the spins, a step is a sweep, without time; parallel-tempering: "
+        "the same at several temperatures at once, which exchange their spins; see docs/baths.md and docs/monte_carlo.md",
     )
     timestep: Time | None = Field(
-        None, description="length of a step; a plain number is in ps; required, but for monte-carlo", gt=0.0
+        None,
+        description="length of a step; a plain number is in ps; required, but for monte-carlo and parallel-tempering",
+        gt=0.0,
     )
     lattice: Literal["moving", "frozen"] = Field("moving", description="whether atoms move")
     spins: Literal["moving", "frozen"] = Field("moving", description="whether spins move")
@@ -100,10 +111,23 @@ class IntegratorParameters(Parameters):
     )
     move: Literal["heat-bath", "metropolis"] = Field(
         "heat-bath",
-        description="monte-carlo: heat-bath draws each direction anew from its distribution, metropolis turns it by a random "
-        "amount that is adapted to accept half of the moves",
+        description="monte-carlo, parallel-tempering: heat-bath draws each direction anew from its distribution, metropolis "
+        "turns it by a random amount that is adapted to accept half of the moves",
     )
-    over_relaxation: int = Field(1, ge=0, description="monte-carlo: sweeps of over-relaxation after each sweep")
+    over_relaxation: int = Field(
+        1, ge=0, description="monte-carlo, parallel-tempering: sweeps of over-relaxation after each sweep"
+    )
+    temperatures: LadderTemperatures | None = Field(
+        None,
+        description="parallel-tempering: at least two, ascending, [100, 150, 225], or { start = 100, end = 1000, count = 8 } with "
+        'spacing = "geometric" (the default) or "linear"',
+    )
+    exchange: int = Field(1, ge=1, description="parallel-tempering: sweeps between attempts to exchange neighbours")
+
+    @property
+    def row_arrays(self) -> tuple[RowArray, ...]:
+        """What the mover adds to each row of the thermo table."""
+        return row_arrays(len(self.temperatures)) if self.ensemble == "parallel-tempering" and self.temperatures else ()
 
     @classmethod
     def over(cls, own: Any, changes: dict[str, Any]) -> dict[str, Any]:

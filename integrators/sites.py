@@ -3,8 +3,9 @@
     E_i(w) = −w·b − wᵀ A w + K1 (x²y² + y²z² + z²x²) + K2 x²y²z²,     A = Q_i + Σ_j K_ij w_j w_jᵀ
 
 w = S/m of the one spin, b (eV) from isotropic and tensor couplings and constant fields, A (eV) from uniaxial anisotropy and
-biquadratic couplings, x, y, z along the axes of the cubic anisotropy. (−½ Σ_ij K (w_i·w_j)² holds each pair twice, so that K_ij
-enters whole.)
+biquadratic couplings, x, y, z along the axes of a cubic anisotropy (of each, where there are several). (−½ Σ_ij K (w_i·w_j)² holds
+each pair twice, so that K_ij enters whole.) In a small periodic cell an atom is coupled with its own images, which turn with it:
+of T_ii, ½ its symmetric part belongs to A, and J_ii and K_ii give constants.
 """
 
 from typing import NamedTuple
@@ -34,8 +35,8 @@ class Sites(NamedTuple):
     biquadratic: np.ndarray
     constant: np.ndarray
     quadratic: np.ndarray
-    cubic: np.ndarray
-    axes: np.ndarray
+    cubic: np.ndarray  # (terms, N, 2)
+    axes: np.ndarray  # (terms, 3, 3)
 
     @property
     def on_site(self) -> bool:
@@ -43,22 +44,58 @@ class Sites(NamedTuple):
         return len(self.quadratic) > 0 or len(self.cubic) > 0 or len(self.bi_atoms) > 0
 
 
-def sites_of(couplings: SpinHamiltonian) -> Sites | None:
-    """The couplings, spin by spin; None for two cubic anisotropies, which may have different axes."""
+def sites_of(couplings: SpinHamiltonian) -> Sites:
+    """The couplings, spin by spin."""
     n = couplings.natoms
     cubics = [term for term in couplings.others if term.cubic is not None]
-    if len(cubics) > 1:
-        return None
-    cubic, axes = (cubics[0].cubic, cubics[0].axes) if cubics else (np.zeros((0, 2)), np.eye(3))
+    quadratic = couplings.quadratic
+    isotropic, biquadratic = _joined(n, couplings.isotropic, "isotropic"), _joined(n, couplings.others, "biquadratic")
+    tensor = _joined(n, couplings.others, "tensor")
+    if len(own := _own_entries(*tensor[:3], tensor[3])):
+        parts = 0.25 * (tensor[3][own] + tensor[3][own].reshape(-1, 3, 3).swapaxes(1, 2).reshape(-1, 9))
+        quadratic = np.zeros((n, 3, 3)) if quadratic is None else quadratic.copy()
+        np.add.at(quadratic, tensor[2][own], parts.reshape(-1, 3, 3))
     return Sites(
-        *_joined(n, couplings.isotropic, "isotropic"),
-        *_joined(n, couplings.others, "tensor"),
-        *_joined(n, couplings.others, "biquadratic"),
+        *_without_own(isotropic),
+        *_without_own(tensor),
+        *_without_own(biquadratic),
         np.zeros((0, 3)) if couplings.constant is None else couplings.constant,
-        np.zeros((0, 3, 3)) if couplings.quadratic is None else couplings.quadratic,
-        cubic,
-        axes,
+        np.zeros((0, 3, 3)) if quadratic is None else quadratic,
+        np.stack([term.cubic for term in cubics]) if cubics else np.zeros((0, n, 2)),
+        np.stack([term.axes for term in cubics]) if cubics else np.zeros((0, 3, 3)),
     )
+
+
+@njit(cache=True)
+def _find_own(start, count, atoms, found):
+    """Entries that couple an atom with itself, to ``found`` as far as it reaches; returns how many there are."""
+    number = 0
+    for i in range(count.shape[0]):
+        for k in range(start[i], start[i] + count[i]):
+            if atoms[k] == i:
+                if number < found.shape[0]:
+                    found[number] = k
+                number += 1
+    return number
+
+
+def _own_entries(start, count, atoms, values) -> np.ndarray:
+    """Indices of the entries that couple an atom with its own images; padding, which couples nobody, is left out."""
+    if not len(atoms):
+        return np.zeros(0, np.int64)
+    found = np.zeros(_find_own(start, count, atoms, np.zeros(0, np.int64)), np.int64)
+    _find_own(start, count, atoms, found)
+    return found[np.any(np.atleast_2d(values[found].T) != 0.0, axis=0)]
+
+
+def _without_own(joined: tuple) -> tuple:
+    """start, count, atoms and values, these zero where an atom is coupled with its own images."""
+    own = _own_entries(*joined)
+    if not len(own):
+        return joined
+    values = joined[3].copy()
+    values[own] = 0.0
+    return *joined[:3], values
 
 
 def _joined(natoms: int, terms: list, name: str):
@@ -129,10 +166,10 @@ def along_axes(x, y, z, axes):
 def nonlinear_field(i, x, y, z, sites, matrix):
     """−∂/∂w of all of E_i but −w·b, eV."""
     hx, hy, hz = quadratic_field(x, y, z, matrix)
-    if sites.cubic.shape[0] > 0:
-        axes = sites.axes
+    for k in range(sites.cubic.shape[0]):
+        axes = sites.axes[k]
         u, v, t = along_axes(x, y, z, axes)
-        cu, cv, ct = cubic_field(u, v, t, sites.cubic[i, 0], sites.cubic[i, 1])
+        cu, cv, ct = cubic_field(u, v, t, sites.cubic[k, i, 0], sites.cubic[k, i, 1])
         hx += axes[0, 0] * cu + axes[1, 0] * cv + axes[2, 0] * ct
         hy += axes[0, 1] * cu + axes[1, 1] * cv + axes[2, 1] * ct
         hz += axes[0, 2] * cu + axes[1, 2] * cv + axes[2, 2] * ct
@@ -144,7 +181,7 @@ def nonlinear_energy(i, x, y, z, sites, matrix):
     """E_i without −w·b, eV."""
     hx, hy, hz = quadratic_field(x, y, z, matrix)
     energy = -0.5 * (x * hx + y * hy + z * hz)
-    if sites.cubic.shape[0] > 0:
-        u, v, t = along_axes(x, y, z, sites.axes)
-        energy += cubic_energy(u, v, t, sites.cubic[i, 0], sites.cubic[i, 1])
+    for k in range(sites.cubic.shape[0]):
+        u, v, t = along_axes(x, y, z, sites.axes[k])
+        energy += cubic_energy(u, v, t, sites.cubic[k, i, 0], sites.cubic[k, i, 1])
     return energy

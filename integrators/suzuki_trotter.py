@@ -16,7 +16,7 @@ from numba import njit
 from spinmd.integrators.held import fixed_spins
 from spinmd.integrators.sites import collect_matrix, linear_field, nonlinear_field, sites_of
 from spinmd.integrators.spin_flow import SpinFlow
-from spinmd.protocols import OK, Aux, Code, Status
+from spinmd.protocols import OK, Aux, Status
 from spinmd.spin_laws import midpoint_map, mirror, rotate
 from spinmd.state import State
 
@@ -89,10 +89,6 @@ class SuzukiTrotter(SpinFlow):
         gh, alphas, noise = self.start(state, aux, h, turn)
         moments, fixed = state.moments, fixed_spins(aux)
         turning = np.where(fixed == 0, moments, 0.0) if len(fixed) else moments
-        if sites is None:
-            return Status(
-                Code.DIVERGED, message="the sequential sweep takes one cubic anisotropy; use the midpoint solver"
-            )
         w = self._w
         magnetic = (moments > 0.0)[:, None]
         w[:, :3] = np.divide(state.spins, moments[:, None], out=np.zeros((state.natoms, 3)), where=magnetic)

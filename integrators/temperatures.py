@@ -1,7 +1,8 @@
 """How decks give temperatures and other values of baths: one for all, or by element and group; constant or changing in time."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -101,6 +102,45 @@ def _by_name(adapter: TypeAdapter):
     return BeforeValidator(read)
 
 
+class TemperatureLadder(Parameters):
+    """Temperatures from a first to a last one."""
+
+    start: Temperature = Field(gt=0.0, description="the lowest")
+    end: Temperature = Field(gt=0.0, description="the highest")
+    count: int = Field(ge=2, description="how many")
+    spacing: Literal["geometric", "linear"] = Field(
+        "geometric", description="geometric: neighbours have one ratio; linear: one difference"
+    )
+
+    def values(self) -> tuple[float, ...]:
+        """K, ascending where end is above start."""
+        between = np.geomspace if self.spacing == "geometric" else np.linspace
+        return tuple(float(kelvin) for kelvin in between(self.start, self.end, self.count))
+
+
+def _ladder(value: Any) -> tuple[float, ...]:
+    if isinstance(value, dict):
+        known = TemperatureLadder.model_fields
+        if unknown := [key for key in value if key not in known]:
+            _refuse("", f"{unknown[0]} is unknown in a ladder of temperatures; known are {', '.join(known)}")
+        if missing := [key for key, field in known.items() if field.is_required() and key not in value]:
+            _refuse("", f"a ladder needs {missing[0]}, for example {{ start = 100, end = 1000, count = 8 }}")
+        try:
+            return TemperatureLadder.model_validate(value).values()
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = {
+                "greater_than": "must be above 0",
+                "greater_than_equal": "must be at least 2",
+                "literal_error": 'expected "geometric" or "linear"',
+            }.get(first["type"])
+            _refuse(str(first["loc"][0]), f"{reason}, got {first['input']!r}" if reason else first["msg"])
+    if not isinstance(value, (list, tuple)):
+        _refuse("", f"expected a list, or a table such as {{ start = 100, end = 1000, count = 8 }}, got {value!r}")
+    return tuple(_checked(_TEMPERATURE, one, f"number {k}") for k, one in enumerate(value))
+
+
+LadderTemperatures = Annotated[tuple[float, ...], BeforeValidator(_ladder), Field(json_schema_extra={"unit": "K"})]
 BathTemperature = Annotated[
     float | TemperatureRamp | dict[str, float | TemperatureRamp],
     BeforeValidator(_temperature),

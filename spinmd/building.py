@@ -22,6 +22,7 @@ from spinmd.integrators.build import build_integrator
 from spinmd.integrators.temperatures import RAMP_KEYS
 from spinmd.model import Model
 from spinmd.output import check_output, check_stages
+from spinmd.reporters import joined_arrays
 from spinmd.selection import selected
 from spinmd.simulation import Past, Simulation, StageRun
 from spinmd.state import State
@@ -79,6 +80,8 @@ def assemble(
         k == 0 or not (one.potential is stages[k - 1].potential and one.neighbours is stages[k - 1].neighbours)
         for k, one in enumerate(stages)
     ]
+    with _Located(deck, ()):
+        joined_arrays([stage.integrator for stage in stages])
     present = 0 if past is None else past.stage
     first = max(k for k in range(present + 1) if owns[k])  # the stage whose model the present one uses
     runs: list[StageRun] = []

@@ -217,7 +217,7 @@ def timestep_facts(simulation, found: dict[str, Any]) -> None:
     limits = []
     lattice = integrator is None or getattr(integrator, "lattice", "moving") == "moving"
     spins = integrator is None or getattr(integrator, "spins", "moving") == "moving"
-    if integrator is not None and integrator.ensemble == "monte-carlo":  # has no time
+    if integrator is not None and integrator.ensemble in ("monte-carlo", "parallel-tempering"):  # have no time
         return
     if lattice and found["largest_force"] + sum(t["cutoff"] for t in found["terms"]) > 0.0:
         found["phonon_frequency"] = largest_phonon_frequency(simulation.model, simulation.state)

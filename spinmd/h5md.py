@@ -6,6 +6,7 @@ Layout (atoms in their original order; every dataset has an attribute ``unit``)
     /particles/trajectory          box/edges, position (unwrapped), velocity, spin, atomic_force, magnetic_field, each
                                    {step, time, value}; constants species, mass, id (original index), moment
     /spinmd/thermo/<column>        one row per thermo interval (denser than the frames, so not in /observables)
+    /spinmd/rows/<name>            arrays that the mover adds to each of these rows
     /spinmd/deck/{text, settings}  the deck as given, and the settings in force as JSON
     /spinmd/conventions            attributes: signs, factors and countings that codes disagree about
     /spinmd/checkpoint             the last checkpoint
@@ -23,6 +24,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -43,7 +45,7 @@ from spinmd.output import (
     parts_folder,
     real_path,
 )
-from spinmd.protocols import Frame
+from spinmd.protocols import Frame, RowArray
 from spinmd.segments import (
     Constant,
     FolderLock,
@@ -69,19 +71,23 @@ __all__ = [
     "check_output",
     "read_checkpoint",
     "read_deck",
+    "read_row_arrays",
     "read_thermo",
 ]
 
 TRAJECTORY = "particles/trajectory"
 THERMO = "spinmd/thermo"
+ROWS = "spinmd/rows"
 STEPS = {"frames": f"{TRAJECTORY}/box/edges/step", "thermo": f"{THERMO}/step"}
 COMPACT_COUNT = 8  # so many segments of one level become one of the next, and RUN.h5 stays small however long the run
 COMPACT_BYTES = 4 * 1024**3  # but more than this is not copied before the end
 RESUMED_LEVEL = 1000
 
 
-def _layout(state: State, parameters: OutputParameters, columns: Sequence[tuple[str, str]]) -> Layout:
-    """What the file of this run holds; ``columns``: name and unit of the thermo columns."""
+def _layout(
+    state: State, parameters: OutputParameters, columns: Sequence[tuple[str, str]], arrays: Sequence[RowArray]
+) -> Layout:
+    """What the file of this run holds; ``columns``: name and unit of the thermo columns, ``arrays``: of the same rows."""
     edges = f"{TRAJECTORY}/box/edges"
     series = [
         Series(f"{edges}/step", "1", "int64", (), "frames"),
@@ -98,6 +104,8 @@ def _layout(state: State, parameters: OutputParameters, columns: Sequence[tuple[
             links[f"{TRAJECTORY}/{element}/{clock}"] = f"{edges}/{clock}"
     for name, unit in columns:
         series.append(Series(f"{THERMO}/{name}", unit, "int64" if name == "step" else "float64", (), "thermo"))
+    for one in arrays:
+        series.append(Series(f"{ROWS}/{one.name}", one.unit, one.dtype, one.shape, "thermo"))
     species = h5py.enum_dtype({symbol: index for index, symbol in enumerate(state.symbols)}, basetype="i4")
     constants = (
         Constant(f"{TRAJECTORY}/species", "1", state.original_order(state.species)[ids].astype(species)),
@@ -111,7 +119,8 @@ def _layout(state: State, parameters: OutputParameters, columns: Sequence[tuple[
 class TrajectoryWriter:
     """Writes one run's file. Nothing appears on disk before the first row or checkpoint.
 
-    ``columns`` are (name, unit) of the thermo table and must hold ``step`` and ``time``. ``resume``: go on with the
+    ``columns`` are (name, unit) of the thermo table and must hold ``step`` and ``time``; ``arrays`` go with its rows.
+    ``resume``: go on with the
     file of an earlier run, from its last checkpoint; rows after it are dropped, rows that are there are not written
     again. ``resume_step``: the step of the checkpoint that the caller has read; ``drop``: tables ("frames", "thermo")
     of which the row at that step is dropped too, since it is there only because the run ended. Raises InputError (see
@@ -131,12 +140,13 @@ class TrajectoryWriter:
         resume: bool = False,
         resume_step: int | None = None,
         drop: Sequence[str] = (),
+        arrays: Sequence[RowArray] = (),
     ):
         check_output(parameters, force, resume)
         self.parameters = parameters
         self.path = real_path(parameters.file)
         self.parts = parts_folder(self.path)
-        self._columns = tuple(columns)
+        self._columns, self._arrays = tuple(columns), tuple(arrays)
         self._deck, self._settings, self._g_factor = deck, json.dumps(settings or {}, default=str), g_factor
         self._resume, self._resume_step, self._drop = resume, resume_step, frozenset(drop)
         self._lock = FolderLock(self.parts)
@@ -168,9 +178,14 @@ class TrajectoryWriter:
             row[f"{TRAJECTORY}/{QUANTITIES[name][0]}/value"] = array if chosen is None else array[chosen]
         return self._append("frames", frame, row)
 
-    def append_thermo(self, frame: Frame, values: Mapping[str, float]) -> bool:
-        """Store one thermo row, a value per column; False if this step (or a later one) is stored already."""
-        return self._append("thermo", frame, {f"{THERMO}/{name}": values[name] for name, _ in self._columns})
+    def append_thermo(
+        self, frame: Frame, values: Mapping[str, float], arrays: Mapping[str, np.ndarray] = MappingProxyType({})
+    ) -> bool:
+        """Store one thermo row, a value per column and the arrays that go with it; False if this step (or a later one) is
+        stored already."""
+        row: dict[str, Any] = {f"{THERMO}/{name}": values[name] for name, _ in self._columns}
+        row |= {f"{ROWS}/{one.name}": arrays[one.name] for one in self._arrays}
+        return self._append("thermo", frame, row)
 
     def checkpoint(self, frame: Frame, extra: Mapping[str, Any] | None = None) -> None:
         """Make all rows so far and the present state readable and safe.
@@ -333,7 +348,7 @@ class TrajectoryWriter:
     def _open(self, state: State) -> None:
         if self._layout is not None:
             return
-        layout = _layout(state, self.parameters, self._columns)
+        layout = _layout(state, self.parameters, self._columns, self._arrays)
         if self._resume:
             _check_resumable(self.path, layout)
         self._natoms, self._atoms = state.natoms, self.parameters.chosen(state)
@@ -462,6 +477,12 @@ def read_thermo(path: str | Path) -> dict[str, np.ndarray]:
     """The thermo table of a run's file: column name -> array. InputError if the file cannot be read."""
     with reading(path) as file:
         return {name: dataset[()] for name, dataset in file[THERMO].items()}
+
+
+def read_row_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays that go with the rows of the thermo table: name -> (rows, ...); empty where the run had none."""
+    with reading(path) as file:
+        return {name: dataset[()] for name, dataset in file.get(ROWS, {}).items()}
 
 
 def read_deck(path: str | Path) -> tuple[str, dict[str, Any]]:

@@ -177,11 +177,29 @@ class Aux:
     globals: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class RowArray:
+    """An array that a mover adds to each row of the thermo table: its name, unit and shape, and its type in the file."""
+
+    name: str
+    unit: str
+    shape: tuple[int, ...]
+    dtype: str = "float64"
+
+    @property
+    def fill(self) -> float:
+        """What rows of other movers hold: NaN, or -1 for integers."""
+        return np.nan if np.dtype(self.dtype).kind == "f" else -1
+
+
 class Mover(Protocol):
     """Something that moves the state: an integrator, a minimiser, Monte Carlo.
 
     ``init`` allocates buffers and leaves the state alone: a resumed run calls it too, and puts the stored arrays into the
     Aux that it returns. What a step leaves for the next one is in the Aux, and nowhere else.
+
+    A mover may also have ``row(frame)``, the arrays by name that go with a row of the thermo table (its table of the deck tells
+    their shapes as ``row_arrays``), and ``closing(aux)``, a text for the screen at the end.
     """
 
     def init(self, state: State, seed: int) -> Aux: ...

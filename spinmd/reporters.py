@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,9 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from spinmd.drift import drift
+from spinmd.errors import InputError
 from spinmd.h5md import TrajectoryWriter
 from spinmd.output import OutputParameters, check_output, check_stages
-from spinmd.protocols import Frame, Need
+from spinmd.protocols import Frame, Need, RowArray
 from spinmd.units import EV_PER_A3_IN_GPA
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "TrajectoryReporter",
     "check_output",
     "check_stages",
+    "joined_arrays",
     "screen_interval",
     "summary",
     "summary_text",
@@ -127,6 +129,23 @@ COLUMNS = (
 FILE_COLUMNS = tuple((column.name, column.unit) for column in COLUMNS)
 
 
+def joined_arrays(integrators: Sequence[Any]) -> tuple[RowArray, ...]:
+    """The arrays that rows hold in a run with these [integrator] tables, one for each stage.
+
+    Raises InputError where stages give one array different shapes.
+    """
+    result: dict[str, RowArray] = {}
+    for table in integrators:
+        for one in getattr(table, "row_arrays", ()):
+            if result.setdefault(one.name, one) != one:
+                raise InputError(
+                    "the rows of one file hold as many temperatures in all stages: give each stage with parallel tempering "
+                    f"{result[one.name].shape[0]}, as the first, or run them on their own",
+                    "integrator.temperatures",
+                )
+    return tuple(result.values())
+
+
 def screen_interval(steps: int, thermo: int, rows: int = 25) -> int:
     """Of how many thermo rows one goes to the screen, so that a run of ``steps`` prints at most about ``rows``."""
     if thermo <= 0:
@@ -137,19 +156,23 @@ def screen_interval(steps: int, thermo: int, rows: int = 25) -> int:
 class ThermoReporter:
     """Keeps the thermo table, writes it to the file, and prints every ``screen_every``-th row (0: none).
 
+    ``arrays``: what the movers of this run add to its rows; rows of a mover that does not are filled.
     Printing goes through tqdm so that a progress bar stays below the table.
     """
 
     needs = Need.ENERGY | Need.FIELD | Need.VIRIAL
 
     def __init__(
-        self, every: int, *, writer: TrajectoryWriter | None = None, screen_every: int = 1, stream: TextIO | None = None
-    ):
+        self, every: int, *, writer: TrajectoryWriter | None = None, screen_every: int = 1, stream: TextIO | None = None,
+        arrays: Sequence[RowArray] = (),
+    ):  # fmt: skip
         self.every = every
         self.writer = writer
         self.screen_every = screen_every
         self.stream = stream
         self._table = {column.name: array("d") for column in COLUMNS}
+        self._arrays = tuple(arrays)
+        self._stacks: dict[str, list[np.ndarray]] = {one.name: [] for one in self._arrays}
         self._widths: list[int] = []
         self._stage: str | None = None
         self._stage_start = 0
@@ -165,14 +188,24 @@ class ThermoReporter:
         result["step"] = result["step"].astype(np.int64)
         return result
 
+    def row_arrays(self) -> dict[str, np.ndarray]:
+        """What movers have added to the rows so far: name -> (rows, ...)."""
+        return {
+            one.name: np.array(self._stacks[one.name], dtype=one.dtype).reshape(-1, *one.shape) for one in self._arrays
+        }
+
     def last_stage(self) -> dict[str, np.ndarray]:
         """The rows of the present stage: another stage may conserve another quantity."""
         return {name: values[self._stage_start :] for name, values in self.table().items()}
 
-    def restore(self, table: Mapping[str, np.ndarray], stage: str, stage_start: int) -> None:
+    def restore(
+        self, table: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], stage: str, stage_start: int
+    ) -> None:
         """Begin with the rows that a run has written so far; ``stage_start`` is the first row of its present stage."""
         for name, values in self._table.items():
             values.extend(float(value) for value in table[name])
+        for name, stack in self._stacks.items():
+            stack.extend(arrays[name])
         self._stage = self._printed_stage = stage
         self._stage_start = stage_start
 
@@ -186,10 +219,19 @@ class ThermoReporter:
             self._stage, self._stage_start = frame.stage, self.rows
         for name, value in row.items():
             self._table[name].append(value)
+        added = self._added(frame)
+        for name, value in added.items():
+            self._stacks[name].append(value)
         if self.writer is not None:
-            self.writer.append_thermo(frame, row)
+            self.writer.append_thermo(frame, row, added)
         if self.screen_every and ((self.rows - 1) % self.screen_every == 0 or frame.reason in ("signal", "end")):
             self._print(frame, row)
+
+    def _added(self, frame: Frame) -> dict[str, np.ndarray]:
+        """The arrays of this row, copied; filled where the present mover does not give them."""
+        offered = getattr(frame.integrator, "row", None)
+        given = offered(frame) if offered is not None and self._arrays else {}
+        return {one.name: np.array(given.get(one.name, np.full(one.shape, one.fill))) for one in self._arrays}
 
     def close(self) -> None:
         """Nothing is held open."""

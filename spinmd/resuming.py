@@ -18,7 +18,7 @@ from spinmd.building import asked_threads, assemble, check_device
 from spinmd.checkpoint import DAMAGE, open_run, read_checkpoint
 from spinmd.deck import Deck, stored_deck
 from spinmd.errors import InputError
-from spinmd.h5md import read_thermo
+from spinmd.h5md import read_row_arrays, read_thermo
 from spinmd.output import check_output, parts_folder
 from spinmd.reporters import COLUMNS
 from spinmd.simulation import COUNTERS, Past, Simulation
@@ -57,6 +57,7 @@ def resume(
         _check_name(path)
         state, aux, history, meta = read_checkpoint(path)
         where, rows = _place(meta, path), _rows(path, state.clock.step)
+        arrays = {name: values[: len(rows["step"])] for name, values in read_row_arrays(path).items()}
     except DAMAGE as error:
         raise InputError(f"is damaged and cannot be read ({error})", str(path)) from None
     deck = _deck(meta, where, path, force, None if folder is None else Path(folder).expanduser().absolute())
@@ -71,7 +72,7 @@ def resume(
     left = list(where["steps_left"])
     if steps is not None:
         left[-1] += max(steps - sum(left), 0)
-    past = Past(aux, where["stage"], where["first_step"], left, where["counters"], rows, limit=steps)
+    past = Past(aux, where["stage"], where["first_step"], left, where["counters"], rows, arrays, limit=steps)
     return assemble(deck, state, asked_threads(deck, threads), past=past, history=history)
 
 

@@ -24,8 +24,9 @@ import spinmd.backend  # noqa: F401  (the cache folder, before kernels are defin
 LATTICE_CHANNEL = 1 << 16
 SPIN_CHANNEL = 2 << 16
 MONTE_CARLO_CHANNEL = 3 << 16
-PROBE_CHANNEL = 5 << 16
 GLOBAL_CHANNEL = 4 << 16  # numbers of the whole system: the "atom" counts them
+PROBE_CHANNEL = 5 << 16
+EXCHANGE_CHANNEL = 6 << 16  # of replicas: the "atom" counts pairs of temperatures
 
 _LN2 = 0.6931471805599453
 

@@ -30,6 +30,7 @@ from spinmd.reporters import (
     ProgressReporter,
     ThermoReporter,
     TrajectoryReporter,
+    joined_arrays,
     screen_interval,
     summary,
     summary_text,
@@ -67,6 +68,7 @@ class Past:
     steps_left  of each stage
     counters    of the whole run: steps, seconds, not_converged, field_evaluations, rebuilds (of the models before the present)
     thermo      the rows up to the checkpoint: column -> array
+    row_arrays  what movers have added to these rows: name -> (rows, ...)
     limit       steps that are to be run now, over all stages; None: as many as are left
     """
 
@@ -76,6 +78,7 @@ class Past:
     steps_left: list[int]
     counters: Mapping[str, float]
     thermo: Mapping[str, np.ndarray] = field(default_factory=dict)
+    row_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     limit: int | None = None
 
 
@@ -169,6 +172,9 @@ class Simulation:
             bar.close()
         if progress:
             print(summary_text(self.summary), flush=True)
+            closing = getattr(self.integrator, "closing", None)
+            if closing is not None and self.aux is not None:
+                print(closing(self.aux), flush=True)
         return self.summary
 
     def _run_deck(self, reporters: list[Reporter], stop, limit: int | None) -> None:
@@ -278,6 +284,7 @@ class Simulation:
     def _open(self, progress: bool, steps: int) -> None:
         """Make the reporters that last for the whole simulation; nothing appears on disk before their first report."""
         if self._table is None:
+            arrays = joined_arrays([one.stage.integrator for one in self._runs])
             writer = None
             if self._output is not None:
                 writer = TrajectoryWriter(
@@ -290,12 +297,13 @@ class Simulation:
                     resume=self._past is not None,
                     resume_step=None if self._past is None else self.state.clock.step,
                     drop=self._closing_rows(steps),
+                    arrays=arrays,
                 )
                 self._inputs = self.deck.fingerprints()
                 self._file = [TrajectoryReporter(0, writer), CheckpointReporter(0, writer, self._where)]
                 # a script that forgets to close still leaves one plain file; the callback must not hold the simulation
                 self._finalizer = weakref.finalize(self, writer.close)
-            self._table = ThermoReporter(THERMO_INTERVAL, writer=writer)
+            self._table = ThermoReporter(THERMO_INTERVAL, writer=writer, arrays=arrays)
             if self._past is not None:
                 self._table.restore(*self._rows_so_far("thermo" in self._closing_rows(steps)))
         interval = THERMO_INTERVAL if self.deck.output is None else self.deck.output.thermo
@@ -323,14 +331,15 @@ class Simulation:
         every = {"thermo": output.thermo, "frames": output.trajectory}
         return [table for table, interval in every.items() if interval == 0 or step % interval]
 
-    def _rows_so_far(self, without_last: bool) -> tuple[Mapping[str, np.ndarray], str, int]:
+    def _rows_so_far(self, without_last: bool) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray], str, int]:
         """What ``ThermoReporter.restore`` wants to know of the rows that the file has."""
-        table, step = self._past.thermo, self.state.clock.step
+        table, arrays = self._past.thermo, self._past.row_arrays
         if without_last:
-            table = {name: values[table["step"] < step] for name, values in table.items()}
+            kept = table["step"] < self.state.clock.step
+            table, arrays = ({name: values[kept] for name, values in rows.items()} for rows in (table, arrays))
         first = self._past.first_step
         start = int(np.searchsorted(table["step"], first, side="right")) if self._past.stage else 0
-        return table, self._runs[self._past.stage].stage.name, start
+        return table, arrays, self._runs[self._past.stage].stage.name, start
 
     def close(self) -> None:
         """Close the output file: one plain HDF5 file remains. Closing twice does nothing."""
@@ -385,6 +394,11 @@ class Simulation:
     def thermo(self) -> dict[str, np.ndarray]:
         """The thermo table so far: name -> (rows,) array (time in ps, conserved in eV); empty before the first run."""
         return {} if self._table is None else self._table.table()
+
+    @property
+    def row_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays that go with the rows of ``thermo``, where the ensemble gives any: name -> (rows, ...)."""
+        return {} if self._table is None else self._table.row_arrays()
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from spinmd.checkpoint import read_checkpoint
 from spinmd.errors import InputError
-from spinmd.h5md import THERMO, TRAJECTORY
+from spinmd.h5md import ROWS, THERMO, TRAJECTORY
 from spinmd.output import QUANTITIES, parts_folder
 from spinmd.protocols import Aux
 from spinmd.segments import locked
@@ -273,12 +273,17 @@ class Trajectory:
     @property
     def thermo(self) -> Table:
         """The thermo table of the whole run: column -> array, with ``units``; denser than the frames."""
-        return self._cached("thermo", self._read_thermo)
+        return self._cached("thermo", lambda: self._read_table(THERMO))
 
-    def _read_thermo(self) -> Table:
+    @property
+    def row_arrays(self) -> Table:
+        """Arrays that go with the rows of ``thermo``, (rows, ...), with ``units``; empty where the ensemble has none."""
+        return self._cached("row_arrays", lambda: self._read_table(ROWS))
+
+    def _read_table(self, group: str) -> Table:
         with self._source.reading() as file:
-            names = {name: str(item.attrs.get("unit", "")) for name, item in file[THERMO].items()}
-        return Table({name: self._source.read(f"{THERMO}/{name}") for name in names}, names)
+            names = {name: str(item.attrs.get("unit", "")) for name, item in file.get(group, {}).items()}
+        return Table({name: self._source.read(f"{group}/{name}") for name in names}, names)
 
     @property
     def deck(self) -> str:

@@ -24,6 +24,7 @@ PYTHON = [
     "README.md",
     "docs/ase.md",
     "docs/conventions.md",
+    "docs/monte_carlo.md",
     "docs/python.md",
     "docs/restart.md",
     "docs/sweeps.md",

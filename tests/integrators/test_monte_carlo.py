@@ -10,10 +10,11 @@ from spinmd.errors import InputError
 from spinmd.integrators.build import build_integrator
 from spinmd.integrators.monte_carlo import HEAT_BATH, OVER_RELAXATION, MonteCarlo, coloured
 from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.integrators.sites import sites_of
+from spinmd.integrators.sites import collect_matrix, linear_field, nonlinear_energy, nonlinear_field, sites_of
 from spinmd.model import Model
 from spinmd.potentials.anisotropy import CubicAnisotropy, UniaxialAnisotropy
 from spinmd.potentials.exchange import Exchange
+from spinmd.potentials.tensor import TensorExchange
 from spinmd.potentials.zeeman import Zeeman
 from spinmd.protocols import Need
 from spinmd.state import State
@@ -96,7 +97,7 @@ def test_over_relaxation_keeps_the_energy():
     system = model(state, [exchange(), Zeeman(field=[3.0, 2.0, 1.0])])
     mover = MonteCarlo(300.0, "heat-bath", 0)
     aux = mover.init(state, 1)
-    mover.move = OVER_RELAXATION
+    mover.sweeps.moves = [OVER_RELAXATION]
     before = system.evaluate(Need.ENERGY).energy, state.spins.copy()
     for _ in range(20):
         mover.step(state, aux, system)
@@ -120,6 +121,71 @@ def test_atoms_of_one_colour_are_not_coupled():
         moved = np.abs(couplings.field(turned) - couplings.field(w)).max(axis=1) > 1e-14
         assert not moved[atoms[1:]].any()
         assert moved.sum() > 5
+
+
+@pytest.mark.parametrize("cells", [(1, 1, 1), (1, 2, 3), (3, 3, 3)])
+def test_what_one_spin_sees_is_the_energy(cells):
+    """E_i(w') − E_i(w) of one spin is the difference of the whole energy, and its field −∂E/∂w, in cells so small that atoms are
+    coupled with their own images too, with two cubic anisotropies of different axes."""
+    rng = np.random.default_rng(sum(cells))
+    grid = np.stack(np.meshgrid(*map(np.arange, cells), indexing="ij"), -1).reshape(-1, 3)
+    positions, n = 2.8665 * np.concatenate([grid, grid + 0.5]), 2 * len(grid)
+    spins = rng.normal(size=(n, 3))
+    spins *= 2.2 / np.linalg.norm(spins, axis=1)[:, None]
+    state = State.create(2.8665 * np.diag(cells), positions, ["Fe"] * n, [55.8] * n, spins=spins)
+    axes = [[0.6, 0.8, 0.0], [-0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]
+    more = [
+        TensorExchange(form="shells", isotropic=[0.01, 0.004], bond=[0.006, 0.02]),
+        CubicAnisotropy(K1=0.02, K2=0.1, axes=axes),
+    ]
+    system = model(state, every_spin_term() + more)
+    sites = sites_of(system.couplings())
+    matrix = np.zeros((3, 3))
+
+    def own(i, w):
+        return nonlinear_energy(i, *w, sites, matrix) - np.dot(w, linear_field(i, packed, sites))
+
+    for i in (0, state.natoms - 1):
+        packed = np.zeros((state.natoms, 4))
+        packed[:, :3] = state.spins / 2.2
+        collect_matrix(i, packed, sites, matrix)
+        before, old = system.evaluate(Need.ENERGY).energy, packed[i, :3].copy()
+        new = rng.normal(size=3)
+        new /= np.linalg.norm(new)
+        state.spins[i] = 2.2 * new
+        system.moved(spins=True)
+        assert own(i, new) - own(i, old) == pytest.approx(system.evaluate(Need.ENERGY).energy - before, abs=1e-12)
+        field = np.array(nonlinear_field(i, *new, sites, matrix)) + linear_field(i, packed, sites)
+        for a in range(3):
+            shift = 1e-5 * np.eye(3)[a]
+            slope = (own(i, new + shift) - own(i, new - shift)) / 2e-5
+            assert field[a] == pytest.approx(-slope, abs=1e-8)
+
+
+@pytest.mark.parametrize("move", ["heat-bath", "metropolis"])
+def test_two_spins_and_their_images(move):
+    """One cell of bcc: E = −8 J₁ e₁·e₂, whatever J₂, which couples each atom with itself; ⟨e₁·e₂⟩ = coth K − 1/K."""
+    state, kelvin, coupling = bcc(1), 500.0, 0.01
+    system = model(state, [Exchange(form="shells", J=[coupling, 0.02])])
+    ratio = 8.0 * coupling / (BOLTZMANN * kelvin)
+    mover = MonteCarlo(kelvin, move, 1)
+    mean, error = swept(state, system, mover, 4000, 100, lambda: state.spins[0] @ state.spins[1] / 2.2**2)
+    assert abs(mean - 1.0 / np.tanh(ratio) + 1.0 / ratio) < 3.5 * error
+    assert error < 0.01
+
+
+def test_a_mover_begins_anew():
+    """The same mover for a second run of the same model: an atom without a moment in the first has one now, and it turns."""
+    state = bcc(2)
+    state.spins[3] = 0.0
+    system = model(state, [exchange()])
+    mover = MonteCarlo(300.0)
+    mover.step(state, mover.init(state, 1), system)
+    assert not state.spins[3].any()
+    state.spins[3] = [0.0, 2.2, 0.0]
+    system.moved(spins=True)
+    mover.step(state, mover.init(state, 1), system)
+    assert abs(state.spins[3, 1]) < 2.19
 
 
 def test_threads_do_not_matter():
@@ -158,6 +224,7 @@ def test_a_magnet_orders_in_the_cold():
         ({"temperature": None}, "needs a temperature"),
         ({"lattice": "moving"}, "spins only"),
         ({"timestep": 1e-3}, "leave it out"),
+        ({"spin_damping": 0.1}, "leave it out"),
         ({"temperature": {"Fe": 100.0}}, "one temperature"),
     ],
 )
@@ -175,4 +242,4 @@ def test_live_potentials_are_refused():
         build_integrator(IntegratorParameters(**deck), state, model(state, live_terms()))
     with pytest.raises(InputError, match="unknown move"):
         MonteCarlo(300.0, "cluster")
-    assert MonteCarlo(300.0).move == HEAT_BATH
+    assert MonteCarlo(300.0, over_relaxation=2).sweeps.moves == [HEAT_BATH, OVER_RELAXATION, OVER_RELAXATION]
