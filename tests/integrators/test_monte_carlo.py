@@ -54,10 +54,13 @@ def test_single_spins_are_exact(move, extra):
         return dblquad(lambda z, phi: function(z, phi) * np.exp(-energy(z, phi) / thermal), 0, np.pi / 2, -1, 1)[0]
 
     norm = integral(lambda z, phi: 1.0)
-    exact = np.array([integral(lambda z, phi: z), integral(energy)]) / norm
+    exact = np.array([integral(lambda z, phi: z), integral(energy), 0.0, 0.0]) / norm
 
     def sample():
-        return np.array([state.spins[:, 2].mean() / 2.2, system.evaluate(Need.ENERGY).energy / state.natoms])
+        e = state.spins / 2.2  # ⟨xz⟩ and ⟨yz⟩: angles about the field do not know of those from it
+        return np.array(
+            [e[:, 2].mean(), system.evaluate(Need.ENERGY).energy / state.natoms, *(e[:, :2].T @ e[:, 2] / len(e))]
+        )
 
     # 32 other seeds scatter about the exact values as their errors say; seed 1 is 2.7 of them off
     mean, error = swept(state, system, MonteCarlo(kelvin, move, extra), 400, 60, sample, seed=2)
