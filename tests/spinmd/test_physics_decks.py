@@ -162,7 +162,9 @@ def test_iron_loses_magnetisation(root):
 @pytest.mark.physics
 def test_iron_comes_to_one_temperature(physics, tmp_path):
     temperature, flow, change = physics.equilibration(tmp_path).rows
-    assert temperature.measured == pytest.approx(temperature.exact, abs=4 * temperature.error)
+    assert temperature.measured == pytest.approx(
+        temperature.exact, abs=50
+    )  # 4 standard errors of 12 K, of five blocks of 6 ps
     assert temperature.error < 30
     assert flow.measured == pytest.approx(flow.exact, abs=0.1) and change.measured < 0.1
 
