@@ -20,6 +20,7 @@ import numpy as np
 from scipy.optimize import least_squares, root
 
 import spinmd
+from spinmd.analysis.binder import binder_crossing
 from spinmd.textures import langevin
 from spinmd.units import BOHR_MAGNETON, BOLTZMANN, HBAR, convert
 
@@ -403,20 +404,17 @@ def rigid_iron(cells: int) -> dict:
     return tables
 
 
-def cumulants(result, folder: Path) -> np.ndarray:
-    """Binder's 1 − ⟨m⁴⟩/(3⟨m²⟩²) at every point, without the first fifth of the run."""
-    found = []
-    for path in files(result, folder):
-        m = spinmd.Trajectory(path).thermo["magnetisation"]
-        m = m[len(m) // 5 :]
-        found.append(1.0 - (m**4).mean() / (3.0 * (m**2).mean() ** 2))
-    return np.array(found)
+def lengths(result, folder: Path, temperatures: np.ndarray) -> np.ndarray:
+    """(rows, temperatures) |m| in µB of a sweep over temperatures, without the first fifth of the runs."""
+    chosen = [np.flatnonzero(result.axes["integrator.temperature"] == t)[0] for t in temperatures]
+    columns = [spinmd.Trajectory(files(result, folder)[k]).thermo["magnetisation"] for k in chosen]
+    return np.stack([m[len(m) // 5 :] for m in columns], axis=1)
 
 
 def iron_magnetisation(folder: Path, changes: Mapping | None = None, temperatures: Iterable = IRON) -> Result:
     """|m|(T) of spins and lattice, beside rigid spins by Monte Carlo, spin waves and the crossing of cumulants."""
     temperatures = np.array(temperatures)
-    key, moment, near = "integrator.temperature", 2.2, np.array([1020.0, 1060.0, 1100.0])
+    key, moment, near = "integrator.temperature", 2.2, np.array([1040.0, 1060.0, 1080.0, 1100.0])
     coupled = sweep("iron_magnetisation", folder, {key: temperatures}, changes)
     small = spinmd.sweep(rigid_iron(6), {key: np.union1d(temperatures, near)}, folder=folder / "rigid")
     large = spinmd.sweep(rigid_iron(12), {key: near}, folder=folder / "rigid-large")
@@ -425,12 +423,12 @@ def iron_magnetisation(folder: Path, changes: Mapping | None = None, temperature
     settings = spinmd.Trajectory(files(coupled, folder / "iron_magnetisation")[0]).settings
     law, a = settings["potential"][1]["parameters"], settings["structure"]["lattice_constant"]
     shells = [law["J0"] * (1.0 - r / law["cutoff"]) ** law["power"] for r in (np.sqrt(0.75) * a, a)]
-    gap = cumulants(large, folder / "rigid-large") - cumulants(small, folder / "rigid")[np.isin(rigid_t, near)]
-    line = np.polyfit(near, gap, 1)
+    rows_of = lengths(small, folder / "rigid", near), lengths(large, folder / "rigid-large", near)
+    curie = binder_crossing(near, *rows_of, sizes=(6, 12)).temperature
     cold, cold_error = rigid_t[0], small.error["magnetisation"][0] / moment
     waves = spin_waves(6, shells, BOLTZMANN * cold)
     rows = [
-        Row("Curie point of the rigid lattice, and iron's", -line[1] / line[0], 1043.0, "K"),
+        Row("Curie point of the rigid lattice, and iron's", curie.value, 1043.0, "K", curie.error),
         Row(f"1 − |m|/m at {cold:g} K, rigid, and spin waves", 1 - rigid_m[0], waves, "", cold_error),
     ]
     rows += [
