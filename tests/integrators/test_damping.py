@@ -6,6 +6,7 @@ from support.live import Live
 from support.solvers import ORDER, SOLVERS
 from support.systems import bcc, exchange, model
 
+from spinmd.errors import InputError
 from spinmd.integrators.baths import SpinBath, Temperatures
 from spinmd.integrators.build import build_integrator
 from spinmd.integrators.parameters import IntegratorParameters
@@ -166,3 +167,35 @@ def test_the_mean_of_many_cold_spins_is_the_path_without_noise(name):
     error = seen.std(axis=1) / np.sqrt(n)
     assert (np.abs(seen.mean(axis=1) - exact) < 3.0 * error + 0.02).all()
     assert seen[-1, :, 0].std() > 0.01  # there was noise
+
+
+def test_atoms_without_a_temperature_have_no_bath():
+    """spin_damping for all, a temperature for iron only: nickel precesses undamped, and its atoms feel no friction."""
+    state = free_spins(["Fe", "Ni"] * 4, np.full(8, 2.0), np.tile([0.8, 0.0, 0.6], (8, 1)))
+    state.velocities[:] = [1.0, 0.0, 0.0]
+    system = model(state, [Zeeman(field=[0, 0, 50.0])])
+    deck = {"ensemble": "langevin", "timestep": 1e-3, "temperature": {"Fe": 300.0}, "spin_damping": 0.5}
+    for kelvin in (300.0, 0.0):
+        deck = deck | {"temperature": {"Fe": kelvin}, "lattice_friction": 5.0}
+        integrator = build_integrator(IntegratorParameters(**deck), state, system)
+        aux = integrator.init(state, 1)
+        for _ in range(20):
+            assert integrator.step(state, aux, system).ok
+        iron = state.species == state.symbols.index("Fe")
+        np.testing.assert_allclose(state.spins[~iron, 2], 1.2, atol=1e-12)
+        np.testing.assert_array_equal(state.velocities[~iron], np.tile([1.0, 0.0, 0.0], (4, 1)))
+        assert (np.abs(state.spins[iron, 2] - 1.2) > 1e-3).all() and (state.velocities[iron, 0] != 1.0).all()
+
+
+@pytest.mark.parametrize(
+    "change, key",
+    [
+        ({"spin_damping": {"Fe": 0.1}, "temperature": {"Ni": 300.0}}, "integrator.temperature"),
+        ({"lattice_friction": {"Fe": 1.0}, "lattice_temperature": {"Ni": 300.0}}, "integrator.lattice_temperature"),
+    ],
+)
+def test_a_bath_without_an_atom_is_refused(change, key):
+    state = free_spins(["Fe", "Ni"], [2.0, 0.6], [[1, 0, 0], [1, 0, 0]])
+    with pytest.raises(InputError, match=f"{key}: no atom has both"):
+        deck = {"ensemble": "langevin", "timestep": 1e-3, **change}
+        build_integrator(IntegratorParameters(**deck), state, model(state, [Zeeman(field=[0, 0, 1.0])]))
