@@ -1,4 +1,4 @@
-"""All spin solvers under the names of a deck, made alike: ``SOLVERS[name](bath=..., damping=..., tolerance=...)``.
+"""All spin solvers under the names of a deck, made alike: ``SOLVERS[name](bath, tolerance=..., damping=...)``.
 
 ``live-midpoint`` is what "midpoint" becomes where a potential has no frozen couplings. ``tolerance`` means something to the
 implicit ones only.
@@ -12,22 +12,24 @@ from spinmd.integrators.runge_kutta import RungeKutta
 from spinmd.integrators.semi_implicit import SemiImplicit
 from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 
-TOLERANCE = 1.0e-12
+TOLERANCE = 1.0e-13
 
 
-def _without_tolerance(kind):
-    return lambda tolerance=None, **arguments: kind(**arguments)
+def _explicit(kind):
+    return lambda bath=None, tolerance=None, **k: kind(bath=bath, **k)
 
 
 SOLVERS = {
-    "midpoint": lambda tolerance=TOLERANCE, **k: Midpoint(tolerance=tolerance, **k),
-    "spherical-midpoint": lambda tolerance=TOLERANCE, **k: Midpoint(tolerance=tolerance, spherical=True, **k),
-    "live-midpoint": lambda tolerance=TOLERANCE, **k: LiveMidpoint(tolerance=tolerance, **k),
-    "suzuki-trotter": _without_tolerance(SuzukiTrotter),
-    "depondt-mertens": _without_tolerance(DepondtMertens),
-    "semi-implicit": _without_tolerance(SemiImplicit),
-    "heun": _without_tolerance(Heun),
-    "runge-kutta": _without_tolerance(RungeKutta),
+    "midpoint": lambda bath=None, tolerance=TOLERANCE, **k: Midpoint(tolerance=tolerance, bath=bath, **k),
+    "spherical-midpoint": lambda bath=None, tolerance=TOLERANCE, **k: Midpoint(
+        tolerance=tolerance, spherical=True, bath=bath, **k
+    ),
+    "live-midpoint": lambda bath=None, tolerance=TOLERANCE, **k: LiveMidpoint(tolerance=tolerance, bath=bath, **k),
+    "suzuki-trotter": _explicit(SuzukiTrotter),
+    "depondt-mertens": _explicit(DepondtMertens),
+    "semi-implicit": _explicit(SemiImplicit),
+    "heun": _explicit(Heun),
+    "runge-kutta": _explicit(RungeKutta),
 }
 EXPLICIT = ("depondt-mertens", "semi-implicit", "heun", "runge-kutta")
 ORDER = dict.fromkeys(SOLVERS, 2) | {"runge-kutta": 4}  # without noise, spins alone
