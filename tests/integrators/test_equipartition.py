@@ -158,9 +158,9 @@ def test_heat_flows_through_the_part_with_a_bath(deck, make):
     deck = {"ensemble": "langevin", "timestep": 1e-3, "temperature": KELVIN, **deck}
     kelvin = []
     for seed in range(1, 5):
-        seen, account, aux = run(make, deck, seed, 20000, 8000, temperature=900.0, aligned=0.02, every=20)
-        heat = sum(float(aux.globals[key][0]) for key in ("lattice_heat", "spin_heat") if key in aux.globals)
-        assert np.ptp(account) < 0.03 * abs(heat) / 54 + 5e-4
+        seen, account, _ = run(make, deck, seed, 20000, 8000, temperature=900.0, aligned=0.02, every=20)
+        # the spherical midpoint's error with noise adds up over 20 ps: first order in the step
+        assert np.ptp(account) < (4e-3 if "spin_damping" in deck else 5e-4)
         kelvin.append(seen)
     mean, error = np.mean(kelvin, axis=0), np.std(kelvin, axis=0, ddof=1) / 2.0
     if "lattice_friction" not in deck:  # 3N − 3 degrees of freedom

@@ -155,3 +155,11 @@ def test_account_of_stochastic_lattice_baths_is_of_second_order(kind):
         spread.append(np.std(account))
         assert abs(aux.globals["lattice_heat"][0]) > 0.02
     assert np.polyfit(-np.log(2.0) * np.arange(3), np.log(spread), 1)[0] == pytest.approx(2.0, abs=0.5)
+
+
+@pytest.mark.parametrize("kelvin, warns", [(0.0, True), (100.0, False)])
+def test_a_chain_warns_of_a_lattice_at_rest(kelvin, warns, recwarn):
+    state = bcc(2, temperature=kelvin)
+    integrator = Splitting("V R O R V", 1e-3, {"R": Drift(), "V": Kick(), "O": NoseHooverChain(300.0, 0.1)})
+    integrator.init(state, 1)
+    assert any("at rest" in str(one.message) for one in recwarn) == warns
