@@ -166,9 +166,12 @@ class SpinBath:
         damping = per_atom(self.damping, state, self.groups, "integrator.spin_damping")
         if "fixed_spins" in aux.per_atom:  # no noise for what does not turn
             damping[aux.per_atom["fixed_spins"] != 0] = 0.0
+        if self.temperatures is not None:
+            kinds = self.temperatures.kinds(state, self.groups)
+            damping[kinds < 0] = 0.0  # no temperature, no bath, as for the lattice
         aux.per_atom["spin_damping"] = damping
         if self.noisy:
-            aux.per_atom["spin_bath"] = self.temperatures.kinds(state, self.groups)
+            aux.per_atom["spin_bath"] = kinds
             aux.globals["spin_noise"] = np.array([seed], np.int64)
             aux.globals["spin_bath_start"] = np.array([state.clock.time])
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from spinmd.errors import InputError
-from spinmd.integrators.baths import SpinBath, mask_of
+from spinmd.integrators.baths import SpinBath, mask_of, per_atom
 from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
 from spinmd.integrators.held import Held
@@ -153,6 +153,23 @@ def check_names(parameters: IntegratorParameters, state: State, groups: Groups) 
             mask_of(name, state, groups, f"integrator.{key}")
 
 
+def check_reach(parameters: IntegratorParameters, state: State, groups: Groups) -> None:
+    """InputError for a bath of which no atom has both the strength and the temperature."""
+    for what, acts in acting(parameters).items():
+        strength = "spin_damping" if what == "spins" else "lattice_friction"
+        own = "spin_temperature" if what == "spins" else "lattice_temperature"
+        key = own if getattr(parameters, own) is not None else "temperature"
+        value, heat = getattr(parameters, strength), getattr(parameters, key)
+        if not acts or not isinstance(value, dict) or heat is None:
+            continue
+        warm = temperatures(heat, None, f"integrator.{key}").kinds(state, groups) >= 0
+        if not (warm & (per_atom(value, state, groups, f"integrator.{strength}") > 0.0)).any():
+            raise InputError(
+                f"no atom has both {strength} and {key}; name the same elements or groups in the two",
+                f"integrator.{key}",
+            )
+
+
 def build_integrator(
     parameters: IntegratorParameters, state: State, model, steps: int | None = None, groups: Groups | None = None
 ) -> Splitting | MonteCarlo | ParallelTempering:
@@ -172,6 +189,7 @@ def build_integrator(
         raise InputError('give the length of a step, for example timestep = "1 fs"', "integrator.timestep")
     check_baths(parameters)
     check_names(parameters, state, groups or {})
+    check_reach(parameters, state, groups or {})
     duration = None if steps is None else steps * parameters.timestep
     flows = {}
     if parameters.lattice == "moving":

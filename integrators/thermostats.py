@@ -5,6 +5,7 @@ freedom; where some atoms are held, 3 for each of the others. K in eV, times in 
 """
 
 import math
+import warnings
 
 import numpy as np
 from numba import njit, prange
@@ -18,6 +19,7 @@ from spinmd.rng import GLOBAL_CHANNEL
 from spinmd.state import State
 from spinmd.units import BOLTZMANN
 
+AT_REST = 1.0e-3  # of the kinetic energy that a thermostat aims at
 CHAIN = 3  # thermostats in a Nosé-Hoover chain
 OUTER = 1.0 / (2.0 - 2.0 ** (1.0 / 3.0))
 WEIGHTS = (OUTER, 1.0 - 2.0 * OUTER, OUTER)  # of Suzuki and Yoshida, fourth order
@@ -107,8 +109,14 @@ class NoseHooverChain(Thermostat):
     """
 
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
-        """η and ω of the chain; an earlier stage's chain goes on."""
+        """η and ω of the chain. Warns of a lattice at rest, which the chain may take long to set in motion."""
         super().init(state, aux, seed, turns)
+        if state.kinetic_energy() < AT_REST * 0.5 * degrees_of_freedom(state, aux) * self.thermal(state, aux):
+            warnings.warn(
+                "integrator.thermostat: the lattice is at rest, which a Nosé-Hoover chain may not set in motion for long; give a "
+                'temperature in [structure], or use thermostat = "velocity-rescaling"',
+                stacklevel=2,
+            )
         aux.globals["chain_velocity"] = np.zeros(CHAIN)
         aux.globals["chain_energy"] = np.zeros(1)  # Σ ∫ n k_B T dη
         aux.globals["chain_position"] = np.zeros(CHAIN)

@@ -1,25 +1,22 @@
 """Baths against exact distributions; errors from blocks of correlated samples, three standard errors."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from support.live import live_terms
+from support.solvers import SOLVERS as ALL
 from support.systems import bcc, exchange, model, morse
 
 from spinmd.errors import InputError
 from spinmd.integrators.baths import Ramp, SpinBath, Temperatures
 from spinmd.integrators.build import build_integrator
-from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
 from spinmd.integrators.heun import Heun
 from spinmd.integrators.langevin import Langevin
-from spinmd.integrators.live_midpoint import LiveMidpoint
-from spinmd.integrators.midpoint import Midpoint
 from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.integrators.runge_kutta import RungeKutta
-from spinmd.integrators.semi_implicit import SemiImplicit
 from spinmd.integrators.splitting import Splitting
-from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 from spinmd.integrators.thermostats import NoseHooverChain, VelocityRescaling
 from spinmd.potentials.anisotropy import UniaxialAnisotropy
 from spinmd.potentials.zeeman import Zeeman
@@ -27,16 +24,7 @@ from spinmd.protocols import Need
 from spinmd.state import State
 from spinmd.units import AMU, BOHR_MAGNETON, BOLTZMANN, HBAR
 
-SOLVERS = {
-    "midpoint": lambda bath: Midpoint(tolerance=1e-9, bath=bath),
-    "spherical-midpoint": lambda bath: Midpoint(tolerance=1e-9, spherical=True, bath=bath),
-    "live-midpoint": lambda bath: LiveMidpoint(tolerance=1e-9, bath=bath),
-    "suzuki-trotter": lambda bath: SuzukiTrotter(bath=bath),
-    "depondt-mertens": lambda bath: DepondtMertens(bath=bath),
-    "semi-implicit": lambda bath: SemiImplicit(bath=bath),
-    "heun": lambda bath: Heun(bath=bath),
-    "runge-kutta": lambda bath: RungeKutta(bath=bath),
-}
+SOLVERS = {name: partial(make, tolerance=1e-9) for name, make in ALL.items()}
 
 
 def paramagnet(moments, seed=1, elements=None):

@@ -3,37 +3,22 @@
 import numpy as np
 import pytest
 from support.live import live_terms
+from support.solvers import SOLVERS
 from support.systems import bcc, exchange, model, morse
 
 import spinmd
 from spinmd.errors import InputError
 from spinmd.integrators.baths import SpinBath, Temperatures
 from spinmd.integrators.build import build_integrator
-from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
-from spinmd.integrators.heun import Heun
-from spinmd.integrators.live_midpoint import LiveMidpoint
 from spinmd.integrators.midpoint import Midpoint
 from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.integrators.runge_kutta import RungeKutta
-from spinmd.integrators.semi_implicit import SemiImplicit
 from spinmd.integrators.splitting import Splitting
-from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 from spinmd.potentials.zeeman import Zeeman
 from spinmd.protocols import Need
 from spinmd.state import State
 from spinmd.units import BOHR_MAGNETON, HBAR
 
-SOLVERS = {
-    "midpoint": lambda bath=None: Midpoint(tolerance=1e-12, bath=bath),
-    "spherical-midpoint": lambda bath=None: Midpoint(tolerance=1e-12, spherical=True, bath=bath),
-    "live-midpoint": lambda bath=None: LiveMidpoint(tolerance=1e-12, bath=bath),
-    "suzuki-trotter": lambda bath=None: SuzukiTrotter(bath=bath),
-    "depondt-mertens": lambda bath=None: DepondtMertens(bath=bath),
-    "semi-implicit": lambda bath=None: SemiImplicit(bath=bath),
-    "heun": lambda bath=None: Heun(bath=bath),
-    "runge-kutta": lambda bath=None: RungeKutta(bath=bath),
-}
 GAMMA = 2.0 * BOHR_MAGNETON / HBAR  # rad/(ps T)
 
 

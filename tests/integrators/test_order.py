@@ -2,32 +2,20 @@
 
 import numpy as np
 import pytest
+from support.solvers import ORDER
+from support.solvers import SOLVERS as ALL
 from support.systems import bcc, every_spin_term, exchange, model, morse
 
-from spinmd.integrators.depondt_mertens import DepondtMertens
 from spinmd.integrators.flows import Drift, Kick
-from spinmd.integrators.heun import Heun
 from spinmd.integrators.midpoint import Midpoint
-from spinmd.integrators.runge_kutta import RungeKutta
-from spinmd.integrators.semi_implicit import SemiImplicit
 from spinmd.integrators.splitting import Splitting
-from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 from spinmd.potentials.anisotropy import UniaxialAnisotropy
 from spinmd.potentials.exchange import Exchange
 from spinmd.potentials.zeeman import Zeeman
 from spinmd.state import State
 from spinmd.units import AMU, BOHR_MAGNETON, HBAR
 
-SOLVERS = {
-    "midpoint": lambda **k: Midpoint(tolerance=1e-13, **k),
-    "spherical-midpoint": lambda **k: Midpoint(tolerance=1e-13, spherical=True, **k),
-    "suzuki-trotter": lambda **k: SuzukiTrotter(**k),
-    "depondt-mertens": lambda **k: DepondtMertens(**k),
-    "semi-implicit": lambda **k: SemiImplicit(**k),
-    "heun": lambda **k: Heun(**k),
-    "runge-kutta": lambda **k: RungeKutta(**k),
-}
-ORDER = dict.fromkeys(SOLVERS, 2.0) | {"runge-kutta": 4.0}
+SOLVERS = {name: make for name, make in ALL.items() if name != "live-midpoint"}
 
 
 def advance(state, terms, sequence, dt, steps, solver):
@@ -108,30 +96,6 @@ def test_damped_spin_follows_the_closed_form(name, alpha):
         advance(state, [Zeeman(field=[0, 0, field])], "S", time / steps, steps, SOLVERS[name](damping=alpha))
         errors.append(np.abs(state.spins[0] / 2.2 - exact).max())
     assert measured_order(errors) == pytest.approx(ORDER[name], abs=0.1)
-
-
-def test_damped_two_spins_against_lammps_reference(shared):
-    """Two exchange-coupled damped spins against the reference solution (DOP853) of ../shared, with Richardson's extrapolation."""
-    data = np.load(shared / "reference/lammps/two_spin_exch_dt0.0001.npz")
-    alpha, at = float(data["alpha"]), 20
-    term = Exchange(form="constant", J0=float(data["J_eV"]), cutoff=4.0, smoothing=0.0)
-    # its equation of motion has 1/ħ on the torque of unit vectors: moments of 2 µB here; and no 1/(1 + α²) at T = 0
-    time = float(data["t_ps"][at]) * (1.0 + alpha**2) * HBAR / _lammps_hbar()
-    coarse, fine = (
-        advance(
-            State.create(
-                data["cell"], data["positions"], ["Fe"] * 2, [55.845] * 2, pbc=[False] * 3, spins=data["ref_dop853"][0] * 2.0
-            ),
-            [term], "S", time / steps, steps, Midpoint(damping=alpha, tolerance=1e-13),
-        ).spins
-        for steps in (1000, 2000)
-    )  # fmt: skip
-    np.testing.assert_allclose((4.0 * fine - coarse) / 6.0, data["ref_dop853"][at], atol=2e-6)
-    assert np.abs(data["ref_dop853"][at] - data["ref_dop853"][0]).max() > 0.5
-
-
-def _lammps_hbar():
-    return 4.135667403e-3 / (2.0 * np.pi)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
