@@ -15,11 +15,9 @@ import numpy as np
 
 from spinmd.errors import InputError
 from spinmd.integrators.held import Held, fixed_spins
-from spinmd.protocols import OK, Aux, Code, Evaluation, Status
+from spinmd.protocols import HEATS, OK, WORK, Aux, Code, Evaluation, Status
 from spinmd.state import State
 
-HEATS = ("spin_heat", "lattice_heat")  # what baths have taken out, eV, in Aux.globals
-WORK = "drive_work"  # what fields that change in time have put in, eV, in Aux.globals
 
 
 class Splitting:

@@ -192,6 +192,12 @@ class RowArray:
         return np.nan if np.dtype(self.dtype).kind == "f" else -1
 
 
+# entries of ``Aux.globals`` that go on from stage to stage, eV: what baths have taken out, and what fields that change in
+# time have put in; ``conserved`` counts them
+HEATS = ("spin_heat", "lattice_heat")
+WORK = "drive_work"
+
+
 class Mover(Protocol):
     """Something that moves the state: an integrator, a minimiser, Monte Carlo.
 

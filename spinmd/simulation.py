@@ -23,7 +23,7 @@ from spinmd.errors import DivergedError, InputError
 from spinmd.h5md import TrajectoryWriter
 from spinmd.model import Model
 from spinmd.output import parts_folder
-from spinmd.protocols import Aux, Evaluation, Need, Reporter
+from spinmd.protocols import HEATS, WORK, Aux, Evaluation, Need, Reporter
 from spinmd.reporters import (
     FILE_COLUMNS,
     CheckpointReporter,
@@ -98,6 +98,7 @@ class Simulation:
         self.deck = deck
         self.state = state
         self.aux: Aux | None = None
+        self._account: dict[str, np.ndarray] = {}  # heat and work of the stages before
         self._runs = runs
         self._present = 0 if past is None else past.stage
         self._steps_left = [0 if one.stage.run is None else one.stage.run.steps for one in runs]
@@ -124,6 +125,7 @@ class Simulation:
         self._steps_left, self._stage_start = list(past.steps_left), past.first_step
         self._counters.update(past.counters)
         if self._steps_left[self._present] == 0 and self._present < len(self._runs) - 1:
+            self.aux = past.aux
             self._next_stage()  # the checkpoint is the end of a stage
             return
         self.aux = self.integrator.init(self.state, self._seed())
@@ -197,6 +199,7 @@ class Simulation:
         stage = self._runs[self._present].stage
         if self.aux is None:
             self.aux = self.integrator.init(self.state, self._seed())
+            self.aux.globals.update(self._account)
         for reporter, name in zip([self._table, *self._file], ("thermo", "trajectory", "checkpoint"), strict=False):
             reporter.every = THERMO_INTERVAL if stage.output is None else getattr(stage.output, name)
         self._now = RunResult()
@@ -255,6 +258,8 @@ class Simulation:
             self._counters["rebuilds"] += self.model.rebuilds
         self.model, self.integrator = one.make()
         self._fields_before = getattr(self.integrator, "field_evaluations", 0)
+        kept = {} if self.aux is None else self.aux.globals
+        self._account = {name: kept[name].copy() for name in (*HEATS, WORK) if name in kept}
         self.aux = None
 
     def _check_runnable(self, steps: int | None) -> None:

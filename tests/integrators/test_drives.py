@@ -248,3 +248,24 @@ def test_a_stage_with_another_ensemble_leaves_out_the_baths():
         assert stages[3].timestep is None
         simulation.run()
         assert simulation.state.clock.step == 45
+
+
+def test_the_account_goes_on_from_stage_to_stage(tmp_path):
+    """Hot, driven, cold, without a bath: no jump between stages, nor behind a stop at the end of one."""
+    given = deck(**BATHS["langevin"])
+    drive = {"form": "ramp", "start": [0, 0, 0], "end": [0, 0, 100], "time": 0.06}
+    given["potential"].append({"kind": "zeeman", "parameters": {"field": drive}})
+    cold = {"integrator": {"temperature": 10}, "run": {"steps": 30}}
+    given["stage"] = [cold, {"integrator": {"ensemble": "nve"}, "run": {"steps": 30}}]
+    given["output"] = {"file": str(tmp_path / "run.h5"), "thermo": 5, "trajectory": 0, "checkpoint": 0}
+    with spinmd.build(given) as whole:
+        whole.run()
+    account, energy = whole.thermo["conserved"], whole.thermo["total_energy"]
+    assert np.ptp(account) < 0.05 * np.ptp(energy) and np.ptp(energy) > 1.0
+    assert abs(account[-1] - energy[-1]) > 0.5
+    given["output"]["file"] = str(tmp_path / "part.h5")
+    with spinmd.build(given) as part:
+        part.run(stop=lambda: part.state.clock.step == 60)
+    with spinmd.resume(tmp_path / "part.h5") as rest:
+        rest.run()
+    assert np.array_equal(rest.thermo["conserved"], account)
