@@ -419,13 +419,14 @@ def iron_magnetisation(folder: Path, changes: Mapping | None = None, temperature
     small = spinmd.sweep(rigid_iron(6), {key: np.union1d(temperatures, near)}, folder=folder / "rigid")
     large = spinmd.sweep(rigid_iron(12), {key: near}, folder=folder / "rigid-large")
     m, error = coupled["magnetisation"] / moment, coupled.error["magnetisation"] / moment
-    rigid_t, rigid_m = small.axes[key], small["magnetisation"] / moment
+    order = np.argsort(small.axes[key])  # a sweep that has grown has its new values at the end
+    rigid_t, rigid_m = small.axes[key][order], small["magnetisation"][order] / moment
     settings = spinmd.Trajectory(files(coupled, folder / "iron_magnetisation")[0]).settings
     law, a = settings["potential"][1]["parameters"], settings["structure"]["lattice_constant"]
     shells = [law["J0"] * (1.0 - r / law["cutoff"]) ** law["power"] for r in (np.sqrt(0.75) * a, a)]
     rows_of = lengths(small, folder / "rigid", near), lengths(large, folder / "rigid-large", near)
     curie = binder_crossing(near, *rows_of, sizes=(6, 12)).temperature
-    cold, cold_error = rigid_t[0], small.error["magnetisation"][0] / moment
+    cold, cold_error = rigid_t[0], small.error["magnetisation"][order[0]] / moment
     waves = spin_waves(6, shells, BOLTZMANN * cold)
     rows = [
         Row("Curie point of the rigid lattice, and iron's", curie.value, 1043.0, "K", curie.error),
@@ -445,7 +446,7 @@ def iron_magnetisation(folder: Path, changes: Mapping | None = None, temperature
         axes.errorbar(temperatures, m, error, fmt="o", color="C3", capsize=2, label="spins and lattice, Langevin")
         axes.axvline(rows[0].measured, color="C0", linewidth=1)
         axes.text(rows[0].measured + 12, 0.9, f"$T_C$ = {rows[0].measured:.0f} K\n(crossing of cumulants)", color="C0")
-        axes.set(xlabel="temperature (K)", ylabel="magnetisation $|m|/m$", xlim=(0, 1450), ylim=(0, 1.05))
+        axes.set(xlabel="temperature (K)", ylabel="magnetisation $|m|/m$", xlim=(0, 1500), ylim=(0, 1.05))
         axes.set_title("bcc iron, 432 atoms, moments of constant length")
         axes.legend(frameon=False, loc="lower left")
 
