@@ -19,7 +19,6 @@ from spinmd.protocols import HEATS, OK, WORK, Aux, Code, Evaluation, Status
 from spinmd.state import State
 
 
-
 class Splitting:
     """A composition of flows.
 
