@@ -43,7 +43,7 @@ def read_parameters(kind: type[Parameters], parameters, keywords: dict[str, Any]
 
 
 def _written(loc: tuple, values: Any, missing: bool) -> list:
-    """The part of a place in ``values`` that a user wrote: pydantic also names the branch of a union; a missing name is the last."""
+    """The part of a place in ``values`` that a user wrote: pydantic names branches of unions, too. A missing name is the last."""
     parts = []
     for part in loc:
         inside = isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)
