@@ -25,8 +25,9 @@ from spinmd.integrators.thermostats import NoseHooverChain, VelocityRescaling
 from spinmd.state import State
 
 TOLERANCE = 3.0e-10  # of implicit solvers with frozen couplings, where an iteration costs little
-NOISY_TOLERANCE = 1.0e-6  # with noise: far below what the noise itself changes in a step
-LIVE_TOLERANCE = 1.0e-8  # with live potentials; no drift that can be measured either (docs/spin_solvers.md)
+LOOSE_TOLERANCE = (
+    1.0e-8  # where an iteration costs more, and with noise; no drift that can be measured (docs/spin_solvers.md)
+)
 EXPLICIT = {"depondt-mertens": DepondtMertens, "semi-implicit": SemiImplicit, "heun": Heun, "runge-kutta": RungeKutta}
 TEMPERATURES = ("temperature", "lattice_temperature", "spin_temperature")
 Groups = Mapping[str, np.ndarray]  # name -> (N,) bool, in the original order of the atoms
@@ -71,7 +72,7 @@ def build_spin_solver(parameters: IntegratorParameters, model, duration: float |
                 "integrator.spin_solver",
             )
         return SuzukiTrotter(bath=bath)
-    usual = NOISY_TOLERANCE if bath.noisy else LIVE_TOLERANCE if live else TOLERANCE
+    usual = LOOSE_TOLERANCE if live or bath.noisy else TOLERANCE
     settings = {"tolerance": parameters.tolerance or usual, "iterations": parameters.max_iterations, "bath": bath}
     if live:
         return LiveMidpoint(**settings)
@@ -112,7 +113,11 @@ def check_baths(parameters: IntegratorParameters) -> None:
     given = [key for key in (*TEMPERATURES, "spin_rescaling") if getattr(parameters, key) is not None]
     friction = any_positive(parameters.lattice_friction)
     if friction and parameters.ensemble != "langevin":
-        raise InputError('friction needs ensemble = "langevin"', "integrator.lattice_friction")
+        raise InputError(
+            'friction needs ensemble = "langevin"; write that, or leave it out; write that, or leave it out',
+            "integrator.lattice_friction",
+        )
+    check_idle(parameters)
     if parameters.ensemble == "nve":
         if given:
             raise InputError(
@@ -143,6 +148,25 @@ def check_baths(parameters: IntegratorParameters) -> None:
         if not acts and getattr(parameters, own) is not None:
             key = "lattice_friction" if what == "lattice" else "spin_damping"
             raise InputError(f"no bath acts on the {what}: give {key}, or leave this out", f"integrator.{own}")
+
+
+def check_idle(parameters: IntegratorParameters) -> None:
+    """InputError for what the deck gives and nothing would read: a thermostat without nvt, a bath of what stands still."""
+    given = parameters.model_fields_set
+    for keys, ensembles in (
+        (("thermostat", "thermostat_time"), ("nvt",)),
+        (("move", "over_relaxation"), ("monte-carlo", "parallel-tempering")),
+        (("exchange",), ("parallel-tempering",)),
+    ):
+        for key in keys:
+            if key in given and parameters.ensemble not in ensembles:
+                raise InputError(
+                    f'the ensemble "{parameters.ensemble}" has no use for it; leave it out, or write ensemble = "{ensembles[0]}"',
+                    f"integrator.{key}",
+                )
+    for what, key in (("lattice", "lattice_friction"), ("spins", "spin_damping")):
+        if getattr(parameters, what) == "frozen" and any_positive(getattr(parameters, key)):
+            raise InputError(f'{what} = "frozen" leaves nothing for it to act on; leave it out', f"integrator.{key}")
 
 
 def check_names(parameters: IntegratorParameters, state: State, groups: Groups) -> None:

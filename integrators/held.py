@@ -63,6 +63,18 @@ def fixed_spins(aux: Aux) -> np.ndarray:
     return aux.per_atom.get(FIXED, NOTHING_HELD)
 
 
+def thermal_motion(state: State, aux: Aux) -> tuple[float, np.ndarray]:
+    """What a thermostat of the whole lattice acts on: the kinetic energy, eV, and the velocity (3,) Å/ps about which it is.
+
+    That is the velocity of the centre of mass, which may come from a Langevin bath before and is no heat; zero where some
+    atoms stand still.
+    """
+    if len(frozen_atoms(aux)):
+        return state.kinetic_energy(), np.zeros(3)
+    drift = state.centre_velocity()
+    return max(state.kinetic_energy_about(drift), 0.0), drift
+
+
 def degrees_of_freedom(state: State, aux: Aux) -> int:
     """3N − 3 of a lattice whose momentum is conserved; three for each atom that moves where some stand still, which push it."""
     frozen = frozen_atoms(aux)

@@ -34,6 +34,7 @@ from spinmd.units import BOLTZMANN
 
 METROPOLIS, HEAT_BATH, OVER_RELAXATION = range(3)
 MOVES = {"metropolis": METROPOLIS, "heat-bath": HEAT_BATH}
+FOLLOWED = 9  # sweeps: while a temperature changes, the width of Metropolis moves adapts as after so few
 FIRST_WIDTH, LARGEST_WIDTH = 0.5, 10.0  # of a Metropolis move; the largest is any direction
 
 
@@ -243,8 +244,11 @@ class MonteCarlo:
         self.sweeps.prepare(state, aux, model)
         seed, first = (int(v) for v in aux.globals["monte_carlo"])
         done = state.clock.step - first
-        thermal = BOLTZMANN * float(self.temperatures.at(float(done))[0])
-        self.sweeps.sweep(state, thermal, aux.globals["metropolis"], done + 1, seed, MONTE_CARLO_CHANNEL)
+        kelvin = float(self.temperatures.at(float(done))[0])
+        changes = kelvin != float(self.temperatures.at(float(done) + 1.0)[0])  # then the width must keep up
+        sweeps = min(done + 1, FOLLOWED) if changes else done + 1
+        record = aux.globals["metropolis"]
+        self.sweeps.sweep(state, BOLTZMANN * kelvin, record, sweeps, seed, MONTE_CARLO_CHANNEL)
         model.moved(spins=True)
         state.clock.step += 1
         return OK

@@ -31,6 +31,10 @@ THERMOSTAT = ("thermostat", "thermostat_time")
 SWEEPS = ("move", "over_relaxation")
 LADDER = ("temperatures", "exchange")
 WITHOUT_TIME = ("splitting", "timestep", "lattice_temperature", "lattice_friction", "spin_damping", *THERMOSTAT)
+STILL = {  # what a stage that holds lattice or spins does not take over
+    "lattice": ("lattice_friction", "lattice_temperature", "splitting", *THERMOSTAT),
+    "spins": ("spin_damping", "spin_temperature", "spin_rescaling", "splitting"),
+}
 FOREIGN = {  # ensemble -> keys that a stage with it does not take over from a deck of another one
     "nve": ("temperature", "lattice_temperature", "spin_temperature", "spin_rescaling", "lattice_friction", "spin_damping",
             "splitting", *THERMOSTAT, *SWEEPS, *LADDER),
@@ -104,7 +108,7 @@ class IntegratorParameters(Parameters):
         gt=0.0,
         le=1.0e-2,
         description="midpoint solvers: estimated root mean square error of the solution, relative to |S|; by default "
-        "3e-10, 1e-8 with potentials that have no frozen couplings, 1e-6 with noise",
+        "3e-10, 1e-8 with noise and with potentials that have no frozen couplings",
     )
     max_iterations: int = Field(
         60, ge=1, description="midpoint solvers: more iterations than this are reported as not converged"
@@ -134,12 +138,15 @@ class IntegratorParameters(Parameters):
         """The table of a stage: ``changes`` over the deck's ``own`` table, value by value.
 
         A stage with another ensemble does not inherit what this has no use for: an nve stage after a langevin one has
-        neither temperature nor damping, unless it gives them.
+        neither temperature nor damping, unless it gives them. The same for the bath of what stands still in the stage.
         """
         own = dict(own) if isinstance(own, dict) else {}
         ensemble = changes.get("ensemble")
         if isinstance(ensemble, str) and ensemble != own.get("ensemble", "nve"):
             own = {key: value for key, value in own.items() if key not in FOREIGN.get(ensemble, ())}
+        for what, keys in STILL.items():
+            if changes.get(what) == "frozen" and own.get(what) != "frozen":
+                own = {key: value for key, value in own.items() if key not in keys}
         return own | changes
 
     splitting: str | None = Field(

@@ -14,7 +14,7 @@ default: it costs half the evaluations of the field, and its drift is as small a
 import numpy as np
 
 from spinmd.errors import InputError
-from spinmd.integrators.held import Held, fixed_spins
+from spinmd.integrators.held import Held, fixed_spins, frozen_atoms
 from spinmd.protocols import HEATS, OK, WORK, Aux, Code, Evaluation, Status
 from spinmd.state import State
 
@@ -130,8 +130,14 @@ class Splitting:
         held = self.held.masks(state).get("frozen_atoms") if aux is None else aux.per_atom.get("frozen_atoms")
         if held is not None:
             return 3 * int((held == 0).sum())
-        conserved = all(getattr(flow, "conserves_momentum", True) for flow in self.flows.values())
-        return max(3 * state.natoms - 3, 1) if conserved else 3 * state.natoms
+        return max(3 * state.natoms - 3, 1) if self._no_bath_pushes() else 3 * state.natoms
+
+    def _no_bath_pushes(self) -> bool:
+        return all(getattr(flow, "conserves_momentum", True) for flow in self.flows.values())
+
+    def conserves_momentum(self, aux: Aux) -> bool:
+        """Whether the total momentum stays what it is: no bath and no frozen atoms push the others."""
+        return self._no_bath_pushes() and not len(frozen_atoms(aux))
 
     @property
     def spin_solver(self):

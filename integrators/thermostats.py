@@ -1,7 +1,7 @@
 """Thermostats that act on the kinetic energy of the whole lattice (O): Nosé-Hoover chain and stochastic velocity rescaling.
 
-Both multiply all velocities by one number, so that the total momentum stays what it is: n_f = 3N − 3 degrees of
-freedom; where some atoms are held, 3 for each of the others. K in eV, times in ps, T in K.
+Both multiply all velocities, relative to that of the centre of mass, by one number, so that the total momentum stays what it
+is: n_f = 3N − 3 degrees of freedom; where some atoms are held, 3 for each of the others. K in eV, times in ps, T in K.
 """
 
 import math
@@ -13,7 +13,7 @@ from numba import njit, prange
 from spinmd.backend import BLOCK
 from spinmd.errors import InputError
 from spinmd.integrators.baths import Ramp
-from spinmd.integrators.held import degrees_of_freedom
+from spinmd.integrators.held import degrees_of_freedom, thermal_motion
 from spinmd.protocols import OK, Aux, Status
 from spinmd.rng import GLOBAL_CHANNEL
 from spinmd.state import State
@@ -26,12 +26,12 @@ WEIGHTS = (OUTER, 1.0 - 2.0 * OUTER, OUTER)  # of Suzuki and Yoshida, fourth ord
 
 
 @njit(cache=True, parallel=True)
-def _rescale(natoms, velocities, factor, block):
-    """v ← factor v."""
+def _rescale(natoms, velocities, drift, factor, block):
+    """v ← V + factor (v − V), with V = ``drift`` (3,)."""
     for b in prange((natoms + block - 1) // block):
         for i in range(b * block, min((b + 1) * block, natoms)):
             for k in range(3):
-                velocities[i, k] *= factor
+                velocities[i, k] = drift[k] + factor * (velocities[i, k] - drift[k])
 
 
 class Thermostat:
@@ -77,7 +77,7 @@ class VelocityRescaling(Thermostat):
 
     def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """Rescale for ``h`` ps."""
-        kinetic = state.kinetic_energy()
+        kinetic, drift = thermal_motion(state, aux)
         freedom = degrees_of_freedom(state, aux)
         if kinetic == 0.0:  # a lattice at rest has no direction to go; it starts to move by its forces
             return OK
@@ -93,7 +93,7 @@ class VelocityRescaling(Thermostat):
             share
         )  # the new velocities' part along the old ones: its sign counts
         new = along * along + share * chi2
-        _rescale(state.natoms, state.velocities, math.copysign(math.sqrt(new / kinetic), along), BLOCK)
+        _rescale(state.natoms, state.velocities, drift, math.copysign(math.sqrt(new / kinetic), along), BLOCK)
         aux.globals["lattice_heat"][0] += kinetic - new
         return OK
 
@@ -111,7 +111,7 @@ class NoseHooverChain(Thermostat):
     def init(self, state: State, aux: Aux, seed: int, turns: int = 1) -> None:
         """η and ω of the chain. Warns of a lattice at rest, which the chain may take long to set in motion."""
         super().init(state, aux, seed, turns)
-        if state.kinetic_energy() < AT_REST * 0.5 * degrees_of_freedom(state, aux) * self.thermal(state, aux):
+        if thermal_motion(state, aux)[0] < AT_REST * 0.5 * degrees_of_freedom(state, aux) * self.thermal(state, aux):
             warnings.warn(
                 "integrator.thermostat: the lattice is at rest, which a Nosé-Hoover chain may not set in motion for long; give a "
                 'temperature in [structure], or use thermostat = "velocity-rescaling"',
@@ -129,7 +129,8 @@ class NoseHooverChain(Thermostat):
         number[0] = freedom
         mass = number * BOLTZMANN * max(kelvin for _, kelvin in self.ramp.points) * self.time**2
         omega, eta = aux.globals["chain_velocity"], aux.globals["chain_position"]
-        before = kinetic = state.kinetic_energy()
+        before, drift = thermal_motion(state, aux)
+        kinetic = before
         stored = self._energy(aux, mass)
         for weight in WEIGHTS:
             step = weight * h
@@ -141,7 +142,7 @@ class NoseHooverChain(Thermostat):
             for k in range(CHAIN):
                 self._push(k, step, kinetic, thermal, number, mass, omega)
         if before > 0.0:
-            _rescale(state.natoms, state.velocities, math.sqrt(kinetic / before), BLOCK)
+            _rescale(state.natoms, state.velocities, drift, math.sqrt(kinetic / before), BLOCK)
         # the account takes the extended energy, so that ``conserved`` shows the chain's own error too
         aux.globals["lattice_heat"][0] += self._energy(aux, mass) - stored
         return OK

@@ -213,7 +213,7 @@ def _interpolated(times: np.ndarray, values: np.ndarray, repeat: bool, t) -> np.
 def _read(file: Path) -> np.ndarray:
     rows = []
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", str(file)) from None
     for number, line in enumerate(text.splitlines(), start=1):

@@ -71,11 +71,13 @@ class Sample:
         conserved = getattr(integrator, "conserved", None)
         freedom = getattr(integrator, "degrees_of_freedom", None)
         degrees = freedom(state, frame.aux) if freedom is not None else max(3 * state.natoms - 3, 1)
+        conserves = getattr(integrator, "conserves_momentum", None)  # then motion as a whole is no heat
+        moving_on = freedom is None or (conserves is not None and conserves(frame.aux))
         return cls(
             step=frame.step,
             time=frame.time,
             conserved=float(conserved(state, frame.aux, evaluation)) if conserved is not None else math.nan,
-            lattice_temperature=state.temperature(degrees) if degrees > 0 else math.nan,
+            lattice_temperature=math.nan if degrees <= 0 else state.temperature(None if moving_on else degrees),
             spin_temperature=float(model.spin_temperature(frame.aux.per_atom.get("fixed_spins"))),
             kinetic=state.kinetic_energy(),
             lattice_potential=lattice_potential,

@@ -142,10 +142,23 @@ class State:
         """½ Σ m v² of the lattice, eV."""
         return 0.5 * AMU * float(np.einsum("i,ij,ij->", self.masses, self.velocities, self.velocities))
 
+    def centre_velocity(self) -> np.ndarray:
+        """(3,) velocity of the centre of mass, Å/ps."""
+        return self.masses @ self.velocities / self.masses.sum()
+
+    def kinetic_energy_about(self, velocity: np.ndarray) -> float:
+        """½ Σ m (v − V)² for the ``velocity`` V (3,) Å/ps of the centre of mass, eV: heat, without the motion as a whole."""
+        return self.kinetic_energy() - 0.5 * AMU * float(self.masses.sum()) * float(velocity @ velocity)
+
     def temperature(self, degrees_of_freedom: int | None = None) -> float:
-        """Lattice temperature 2K/(n_dof k_B), K; n_dof defaults to 3N − 3 (momentum is conserved)."""
-        ndof = max(3 * self.natoms - 3, 1) if degrees_of_freedom is None else degrees_of_freedom
-        return 2.0 * self.kinetic_energy() / (ndof * BOLTZMANN)
+        """Lattice temperature 2K/(n_dof k_B), K.
+
+        Without n_dof that of the motion about the centre of mass, which has 3N − 3 where the momentum is conserved.
+        """
+        if degrees_of_freedom is None:
+            kinetic = self.kinetic_energy_about(self.centre_velocity())
+            return 2.0 * max(kinetic, 0.0) / (max(3 * self.natoms - 3, 1) * BOLTZMANN)
+        return 2.0 * self.kinetic_energy() / (degrees_of_freedom * BOLTZMANN)
 
     def magnetisation(self) -> np.ndarray:
         """(3,) mean moment Σ S_i / n of the n magnetic atoms, µB; zero without magnetic atoms."""

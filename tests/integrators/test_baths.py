@@ -361,3 +361,70 @@ def test_quantum_rescaling_cools_the_bath_of_the_spins_alone():
             ),
             state, system,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("thermostat", ["velocity-rescaling", "nose-hoover"])
+def test_motion_as_a_whole_is_no_heat(thermostat):
+    """A crystal that a Langevin bath has set in motion: its thermostat and its thermometer look at the rest of the motion."""
+    state = bcc(2, temperature=300.0)
+    system = model(state, [morse()])
+    parameters = IntegratorParameters(
+        ensemble="nvt", timestep="1 fs", temperature=300, thermostat=thermostat, thermostat_time="20 fs", spins="frozen"
+    )
+    integrator = build_integrator(parameters, state, system)
+    state.velocities += np.array([20.0, -5.0, 3.0])
+    drift = state.centre_velocity()
+    aux = integrator.init(state, 3)
+    warm = []
+    for step in range(4000):
+        integrator.step(state, aux, system)
+        warm.append(state.temperature()) if step > 200 else None
+    np.testing.assert_allclose(state.centre_velocity(), drift, atol=1e-10)
+    blocks = np.array([block.mean() for block in np.array_split(warm, 8)])
+    assert abs(blocks.mean() - 300.0) < 3.5 * blocks.std(ddof=1) / np.sqrt(8) + 3.0
+    assert state.temperature(45) > 1000.0  # all of the kinetic energy
+
+
+def test_the_account_converges_with_the_step_at_the_default_tolerance():
+    """Strong noise in short steps: what the iteration leaves must not add up in the account of energies."""
+    changes = []
+    for dt in (5e-4, 1.25e-4):
+        state = bcc(3, aligned=0.5)
+        system = model(state, [morse(), exchange()])
+        given = {"ensemble": "langevin", "temperature": 300, "spin_damping": 1.0, "lattice_friction": 1.0}
+        integrator = build_integrator(IntegratorParameters(timestep=dt, **given), state, system)
+        aux = integrator.init(state, 3)
+
+        def account(state=state, integrator=integrator, aux=aux, system=system):
+            return integrator.conserved(state, aux, system.evaluate(Need.ENERGY)) / state.natoms
+
+        before = account()
+        for _ in range(round(0.1 / dt)):
+            integrator.step(state, aux, system)
+        changes.append(1e3 * (account() - before))
+    assert abs(changes[1]) < 0.03 and abs(changes[0]) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"thermostat": "nose-hoover"}, "thermostat"),
+        ({"thermostat_time": 0.1}, "thermostat_time"),
+        ({"move": "metropolis"}, "move"),
+        ({"exchange": 3}, "exchange"),
+        ({"lattice": "frozen"}, "lattice_friction"),
+        ({"spins": "frozen"}, "spin_damping"),
+    ],
+)
+def test_what_nothing_would_read_is_refused(given, place):
+    state = bcc(2)
+    parameters = {
+        "ensemble": "langevin",
+        "timestep": 1e-3,
+        "temperature": 300,
+        "lattice_friction": 1,
+        "spin_damping": 0.1,
+    }
+    with pytest.raises(InputError, match="leave it out") as caught:
+        build_integrator(IntegratorParameters(**parameters, **given), state, model(state, [morse(), exchange()]))
+    assert caught.value.place == f"integrator.{place}"

@@ -49,7 +49,7 @@ def test_sine_pulse_and_rotation_are_their_formulae():
 
 def test_a_file_is_read_with_comments_and_commas(tmp_path):
     file = tmp_path / "field.txt"
-    file.write_text("# t B\n0, 0, 0, 1\n\n2 0 4 -1  # turned\n", encoding="utf-8")
+    file.write_text("# t B\r\n0, 0, 0, 1\r\n\n2\t0 4 -1  # turned\n", encoding="utf-8-sig")
     np.testing.assert_allclose(
         at(form="file", file=str(file))(np.array([-1, 1, 9])), [[0, 0, 1], [0, 2, 0], [0, 4, -1]]
     )
