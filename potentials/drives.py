@@ -170,17 +170,18 @@ def _check_form(value: Any) -> Any:
 
 
 def _tag(value: Any) -> str:
-    return value["form"] if isinstance(value, dict) else getattr(value, "form", "constant")
+    """Names that no key has: they stand in the places of errors, where keys are looked for."""
+    return "form " + (value["form"] if isinstance(value, dict) else getattr(value, "form", "constant"))
 
 
 FieldInTime = Annotated[
-    Annotated[FieldVector, Tag("constant")]
-    | Annotated[RampField, Tag("ramp")]
-    | Annotated[PointsField, Tag("points")]
-    | Annotated[SineField, Tag("sine")]
-    | Annotated[PulseField, Tag("pulse")]
-    | Annotated[RotatingField, Tag("rotating")]
-    | Annotated[FileField, Tag("file")],
+    Annotated[FieldVector, Tag("form constant")]
+    | Annotated[RampField, Tag("form ramp")]
+    | Annotated[PointsField, Tag("form points")]
+    | Annotated[SineField, Tag("form sine")]
+    | Annotated[PulseField, Tag("form pulse")]
+    | Annotated[RotatingField, Tag("form rotating")]
+    | Annotated[FileField, Tag("form file")],
     Discriminator(_tag),
     BeforeValidator(_check_form),
 ]

@@ -178,6 +178,13 @@ class _Lines:
             self.fail(f"{what} (from line {first}) holds {bad!r}, which is not a finite number of any credible size")
         return values
 
+    def end(self) -> None:
+        """Refuse numbers behind the last table: with a line too many, all tables after it are shifted."""
+        for number, line in enumerate(self.lines[self.at :], start=self.at + 1):
+            words = line.split()
+            if words and all(_is_number(word) for word in words):
+                self.fail("numbers follow the last table; some line above is too many", number)
+
     def _value(self, word: str, what: str, first: int) -> float:
         try:
             return _number(word)
@@ -267,6 +274,7 @@ def _read_setfl(file: _Lines, finnis_sinclair: bool) -> EAMTables:
     for a in range(nelem):
         for b in range(a + 1):
             rphi[a, b] = rphi[b, a] = file.numbers(nr, f"r·phi of {elements[a]}-{elements[b]}")
+    file.end()
     return EAMTables(elements, masses, nrho, drho, nr, dr, cutoff, embedding, density, rphi)
 
 
@@ -300,6 +308,7 @@ def _read_funcfl(file: _Lines) -> _Funcfl:
     embedding = file.numbers(nrho, "the embedding function")
     charge = file.numbers(nr, "the charge Z(r)")
     density = file.numbers(nr, "the density")
+    file.end()
     return _Funcfl(chemical_symbols[number], _number(words[1]), nrho, drho, nr, dr, cutoff, embedding, charge, density)
 
 

@@ -106,7 +106,7 @@ def read_checkpoint(path: str | Path) -> tuple[State, Aux, dict[str, np.ndarray]
     with open_run(path) as file:
         try:
             group = file[GROUP]
-        except KeyError:
+        except (KeyError, RuntimeError):  # RuntimeError: a link that leads nowhere
             message = "holds no checkpoint; a run writes one at its start, or its hidden folder has gone"
             raise InputError(message, str(path)) from None
         with damage_explained(str(path), "the checkpoint"):

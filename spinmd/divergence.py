@@ -90,10 +90,13 @@ class Guard:
             model.acceleration_limit = self.limits.displacement / self.dt / self.dt
             if isinstance(model, Model):
                 model.check_forces()
-        if self.g_factor > 0.0 and (self.state.moments > 0.0).any():
+        if self._turning():
             self._look_at_torques(model.evaluate(Need.FIELD).fields)
 
     # ------------------------------------------------------------------ looking
+
+    def _turning(self) -> bool:
+        return self.g_factor > 0.0 and bool((self.state.moments > 0.0).any())
 
     def judge(self, status: Status) -> None:
         """Raise DivergedError for the Status of a step that failed, or of too many in a row that were not solved."""
@@ -126,12 +129,14 @@ class Guard:
         """
         self._look()
         if self.state.clock.step % ENERGY_EVERY == 0:
-            need = Need.ENERGY
+            need = Need.ENERGY | (Need.FIELD if self._turning() else Need.NONE)
             for other in needs:
                 need |= other
             if not all(Need.VIRIAL in term.provides for term in getattr(self.model, "terms", ())):
                 need &= ~Need.VIRIAL
             evaluation = self.model.evaluate(need)
+            if Need.FIELD in need and self._turning():
+                self._look_at_torques(evaluation.fields)
             self._look_at_energy(evaluation)
             self._remember(evaluation)
 
@@ -200,6 +205,8 @@ class Guard:
         state = self.state
         lengths = np.sqrt(squares(state.spins))
         torques = np.sqrt(squares(np.cross(state.spins, fields)))
+        if "fixed_spins" in self.aux.per_atom:
+            torques[self.aux.per_atom["fixed_spins"] != 0] = 0.0
         rates = self.g_factor / HBAR * np.divide(torques, lengths, out=np.zeros_like(torques), where=lengths > 0.0)
         atom = int(np.argmax(rates))
         if rates[atom] * self.spin_dt > math.pi:

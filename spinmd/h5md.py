@@ -34,7 +34,7 @@ from spinmd import __version__
 from spinmd.checkpoint import GROUP as CHECKPOINT
 from spinmd.checkpoint import LAYOUT_VERSION, read_checkpoint, reading, write_checkpoint
 from spinmd.errors import DiskError, InputError, SpinmdError
-from spinmd.integrity import damage_explained
+from spinmd.integrity import check_table, damage_explained
 from spinmd.output import (
     CONVENTIONS,
     QUANTITIES,
@@ -476,6 +476,7 @@ def _check_resumable(path: Path, layout: Layout) -> None:
 def read_thermo(path: str | Path) -> dict[str, np.ndarray]:
     """The thermo table of a run's file: column name -> array. InputError if the file cannot be read."""
     with reading(path) as file:
+        check_table(file[THERMO], str(path))
         return {name: dataset[()] for name, dataset in file[THERMO].items()}
 
 

@@ -87,3 +87,12 @@ def damage_explained(place: str, what: str = "the file") -> Iterator[None]:
     except DAMAGE as error:
         reason = (str(error).strip("'\" ") or type(error).__name__).splitlines()[0]
         raise InputError(f"{what} is damaged and cannot be read ({reason})", place) from None
+
+
+def check_table(group: h5py.Group, place: str) -> None:
+    """InputError unless every column of the thermo table is one number for each row."""
+    shapes = {name: getattr(item, "shape", None) for name, item in group.items()}
+    rows = shapes.get("step")
+    for name, item in group.items():
+        if rows is None or len(rows) != 1 or shapes[name] != rows or item.dtype.kind not in "iuf":
+            raise InputError(f"its thermo table is damaged: the column {name} does not fit the others", place)

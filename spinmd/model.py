@@ -12,7 +12,7 @@ import numpy as np
 
 from spinmd.backend import Backend, make_backend
 from spinmd.couplings import SpinHamiltonian
-from spinmd.errors import DivergedError, InputError
+from spinmd.errors import DivergedError, InputError, SpinmdError
 from spinmd.neighbors import DEFAULT_SKIN, NeighbourLists
 from spinmd.protocols import Aux, Code, Evaluation, Need, Potential, SpinTerm, Status, TermOutput
 from spinmd.spin_temperature import sampled_curvature, spin_temperature
@@ -251,6 +251,10 @@ class Model:
         group.have = need
 
     def _judge(self, term: int, status: Status | None) -> None:
+        if status is not None and not isinstance(status, Status):
+            raise SpinmdError(
+                f"{self.names[term]}: add() returned {status!r}; a potential returns spinmd.protocols.OK or another Status"
+            )
         if status is not None and not status.ok and status.code is not Code.NOT_CONVERGED:
             where = f" at atom {status.atom}" if status.atom >= 0 else ""
             name = self.names[term]

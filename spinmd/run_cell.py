@@ -62,7 +62,7 @@ def _take_frame(unit: UnitCell, path: Path, index: int, needs: Iterable[str]) ->
                 raise InputError(
                     f"{path.name} has no frame {index}; it has {len(cells)}, counted from 0", "structure.index"
                 )
-            unit.cell = cells[index]
+            unit.cell = np.asarray(cells[index], dtype=np.float64).reshape(3, 3)
             unit.positions = _read(file, "position", index, path, unit)
             unit.velocities, unit.magmoms = (_read(file, name, index, path, unit) for name in ("velocity", "spin"))
     except DAMAGE as error:
@@ -89,6 +89,13 @@ def _read(file, name: str, index: int, path: Path, unit: UnitCell) -> np.ndarray
     dataset = file.get(f"{FRAMES}/{name}/value")
     if dataset is None:
         return None
+    if (
+        dataset.ndim != 3
+        or dataset.shape[2] != 3
+        or dataset.dtype.kind != "f"
+        or not -len(dataset) <= index < len(dataset)
+    ):
+        raise InputError(f"{path.name} is damaged: frame {index} of {name} cannot be read", "structure.file")
     if dataset.shape[1:] != unit.positions.shape:
         raise InputError(
             f"{path.name} stores {dataset.shape[1]} of {len(unit.positions)} atoms in its frames; leave index out, the "

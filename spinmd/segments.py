@@ -20,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from spinmd.errors import InputError
 from spinmd.integrity import SIGNED_BYTES, signature, verify
 
 try:
@@ -397,6 +398,8 @@ def _copy_rows(source: h5py.Dataset, target: h5py.Dataset, offset: int, rows: in
             mask, data = source.id.read_direct_chunk((row, *rest))
             target.id.write_direct_chunk((offset + row, *rest), data, mask)
         return
+    if len(source) < rows or source.shape[1:] != target.shape[1:]:
+        raise InputError(f"is damaged: {series.path} does not hold its {rows} rows", source.file.filename)
     block = max(MERGE_BLOCK_BYTES // max(series.row_bytes, 1), 1)
     for first in range(0, rows, block):
         last = min(first + block, rows)

@@ -24,6 +24,7 @@ import numpy as np
 from spinmd.checkpoint import read_checkpoint
 from spinmd.errors import InputError
 from spinmd.h5md import ROWS, THERMO, TRAJECTORY
+from spinmd.integrity import check_table
 from spinmd.output import QUANTITIES, parts_folder
 from spinmd.protocols import Aux
 from spinmd.segments import locked
@@ -226,7 +227,14 @@ class Trajectory:
         return self._root_cells()[np.asarray(self._frames, dtype=np.int64)]
 
     def _root_cells(self) -> np.ndarray:
-        return self._cached("cells", lambda: self._source.read(f"{EDGES}/value"))
+        return self._cached("cells", self._read_cells)
+
+    def _read_cells(self) -> np.ndarray:
+        cells = self._source.read(f"{EDGES}/value")
+        whole = cells.ndim == 3 and cells.shape[1:] == (3, 3) and cells.dtype.kind == "f"
+        if not whole or not (np.abs(np.linalg.det(cells)) > 0.0).all():
+            raise InputError("is damaged: the cells of its frames are none", self._source.place)
+        return cells
 
     # ------------------------------------------------------------------ per atom, constant
 
@@ -282,6 +290,8 @@ class Trajectory:
 
     def _read_table(self, group: str) -> Table:
         with self._source.reading() as file:
+            if group == THERMO:
+                check_table(file[THERMO], self._source.place)
             names = {name: str(item.attrs.get("unit", "")) for name, item in file.get(group, {}).items()}
         return Table({name: self._source.read(f"{group}/{name}") for name in names}, names)
 

@@ -96,7 +96,7 @@ def is_model_file(path: str | Path) -> bool:
     try:
         with open_file(path) as file:
             return _text(file.attrs.get("format")) == FORMAT
-    except OSError:
+    except (OSError, KeyError, RuntimeError):  # HDF5's words for damage
         return False
 
 

@@ -124,5 +124,5 @@ def _hdf5_content(path: Path) -> str:
     try:
         with open_file(path) as file:
             return "portable (HDF5)" if "json" in file.attrs else "unknown"
-    except (OSError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"the file is damaged ({error}); make or copy it again", str(path)) from None

@@ -80,6 +80,7 @@ def test_a_wrong_file_is_refused_with_its_line(tmp_path, text, message):
         ('{ form = "points", times = [0, 2], fields = [[0,0,1]] }', "2 times and 1 fields"),
         ('{ form = "rotating", amplitude = [1,0,0], frequency = 1, axis = [0,0,0] }', "axis"),
         ('{ form = "file", file = "missing.txt" }', "no file"),
+        ('{ form = "file", file = "deck.toml", begin = "0 ps" }', "field.begin .*unknown name"),
         ('"10 T"', "a list"),
     ],
 )

@@ -132,3 +132,21 @@ def test_spline_at_the_ends_is_that_of_lammps():
     np.testing.assert_allclose(rows[:, 1], [3.0, 0.5, *five, 1.0, 4.0], rtol=1e-15)
     np.testing.assert_allclose(rows[:, 0], values)
     np.testing.assert_allclose(rows[:-1].sum(axis=1), values[1:], rtol=1e-15)
+
+
+@pytest.mark.parametrize("line", [8, 60, -30])
+def test_a_line_too_many_is_refused(tmp_path, write_eam_fs, line):
+    """All tables behind it would be shifted; only what is left at the end tells."""
+    path = write_eam_fs(tmp_path / "two.eam.fs")
+    lines = path.read_text().splitlines(keepends=True)
+    widths = [len(text.split()) for text in lines]
+    same = [k for k in range(6, len(lines) - 1) if widths[k] == widths[k + 1] == max(widths[6:])]
+    at = same[line % len(same)]
+    path.write_text("".join([*lines[:at], lines[at], *lines[at:]]))
+    with pytest.raises(InputError):
+        read_eam(path)
+    path.write_text("".join(lines) + lines[-1])
+    with pytest.raises(InputError, match="some line above is too many"):
+        read_eam(path)
+    path.write_text("".join(lines) + "\nfitted in 2003\n")
+    read_eam(path)

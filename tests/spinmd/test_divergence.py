@@ -10,12 +10,13 @@ from support.systems import bcc, exchange, morse
 import spinmd
 from spinmd.cli import main
 from spinmd.divergence import EVERY, Limits
-from spinmd.errors import DivergedError, InputError
+from spinmd.errors import DivergedError, InputError, SpinmdError
 from spinmd.h5md import read_checkpoint, read_thermo
 from spinmd.integrators.build import build_integrator
 from spinmd.integrators.parameters import IntegratorParameters
 from spinmd.model import Model
 from spinmd.potentials.deepspin.potential import DeepSpin
+from spinmd.potentials.zeeman import Zeeman
 from spinmd.protocols import OK, Need, SpinTerm
 from spinmd.run import run
 
@@ -339,3 +340,22 @@ def test_the_second_call_of_the_calculator_warns():
     atoms.set_initial_magnetic_moments(np.full(len(atoms), 3.0))
     with pytest.warns(UserWarning, match=r"has a spin of 3 µB, the training data had 2 to 2.3"):
         atoms.get_potential_energy()
+
+
+def test_spins_that_run_away_later_stop_within_a_hundred_steps():
+    """A field that grows beyond what a step can follow changes no energy that is conserved, only what it is worth."""
+    ramp = {"form": "ramp", "start": [0, 0, 0], "end": [1e7, 0, 0], "time": 0.04, "begin": 0.03}
+    with pytest.raises(DivergedError, match="turns in one step") as caught:
+        go(morse(), exchange(), Zeeman(field=ramp), steps=300)
+    assert caught.value.step <= 200 and caught.value.atom >= 0
+    slow = ramp | {"end": [10, 0, 0]}
+    go(morse(), exchange(), Zeeman(field=slow), steps=120)
+
+
+def test_a_potential_that_returns_something_else_is_told_what_to_return():
+    class Wrong(Faulty):
+        def add(self, state, pairs, out, need):
+            return 7
+
+    with pytest.raises(SpinmdError, match=r"add\(\) returned 7"):
+        go(morse(), Wrong("forces"))

@@ -432,3 +432,27 @@ def test_a_damaged_chunk_is_one_sentence(tmp_path):
         assert trajectory.positions[0].shape == (5, 3)
         with pytest.raises(InputError, match="damaged or cut short"):
             trajectory.spins[0]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (21, 2)])
+def test_a_thermo_column_that_does_not_fit_is_damage(tmp_path, shape):
+    """Edited by another program: a sentence, whoever reads it."""
+    path = tmp_path / "fe.h5"
+    run.write_run(path)
+    with h5py.File(path, "r+") as file:
+        name = next(name for name in file["spinmd/thermo"] if name != "step")
+        del file[f"spinmd/thermo/{name}"]
+        file[f"spinmd/thermo/{name}"] = np.zeros(shape)
+        file.attrs.pop(MARK, None)
+    with pytest.raises(InputError, match="thermo table is damaged|damaged"), spinmd.Trajectory(path) as trajectory:
+        print(trajectory[-1].energy)
+
+
+def test_cells_that_are_none_are_damage(tmp_path):
+    path = tmp_path / "fe.h5"
+    run.write_run(path)
+    with h5py.File(path, "r+") as file:
+        file["particles/trajectory/box/edges/value"][...] = 0.0
+        file.attrs.pop(MARK, None)
+    with pytest.raises(InputError, match="damaged"), spinmd.Trajectory(path) as trajectory:
+        print(trajectory.wrapped[0])
