@@ -18,27 +18,10 @@ from pathlib import Path
 import torch
 
 from spinmd.learning.train import load_training_deck, training_systems
-from spinmd.potentials.deepspin.optimisers import BETAS, adam_step
+from spinmd.potentials.deepspin.optimisers import BETAS, Matrices
 from spinmd.potentials.deepspin.training import Trainer
 
 SHARE = 0.1  # of the time between two validations
-
-
-class Matrices(torch.optim.Optimizer):
-    """Adam, but for matrices of more than one column a step that ``matrix_step(state, gradient)`` makes."""
-
-    def __init__(self, groups, matrix_step):
-        self.matrix_step = matrix_step
-        super().__init__(groups, {"lr": 1e-3})
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    matrix = p.ndim == 2 and min(p.shape) > 1
-                    step = (self.matrix_step if matrix else adam_step)(self.state[p], p.grad)
-                    p.add_(step, alpha=-group["lr"])
 
 
 def orthogonal(state, gradient):
@@ -69,7 +52,7 @@ METHODS = {
     "Adam, rate 3e-3": (None, {"rate": 3e-3}),
     "AdamW, weight decay 0.01": (of(torch.optim.AdamW, betas=BETAS, weight_decay=0.01), {}),
     "NAdam": (of(torch.optim.NAdam, betas=BETAS), {}),
-    "Muon for matrices": (of(Matrices, matrix_step=orthogonal), {}),
+    "Muon for matrices": (of(Matrices, matrix_step=orthogonal, lr=1e-3), {}),
     "SOAP": (None, {"optimiser": "soap"}),
     "SOAP, rate 3e-3": (None, {"optimiser": "soap", "rate": 3e-3}),
 }

@@ -18,7 +18,7 @@ from numba import njit, prange
 
 from spinmd.backend import BLOCK, block_count
 from spinmd.errors import InputError
-from spinmd.protocols import Aux
+from spinmd.protocols import FIXED, Aux
 from spinmd.rng import SPIN_CHANNEL, fill_normals
 from spinmd.state import State
 from spinmd.units import BOLTZMANN, HBAR
@@ -124,17 +124,6 @@ def noisy_field(i, field, noise, alphas):
     return fx, fy, fz, alphas[i] if alphas.shape[0] > 0 else 0.0
 
 
-@njit(cache=True, parallel=True)
-def noise_work(natoms, start, end, noise, sums, block):
-    """Per block, Σ ξ·(S₁ − S₀), eV."""
-    for b in prange(sums.shape[0]):
-        total = 0.0
-        for i in range(b * block, min((b + 1) * block, natoms)):
-            for k in range(3):
-                total += noise[i, k] * (end[i, k] - start[i, k])
-        sums[b] = total
-
-
 class SpinBath:
     """Gilbert damping and thermal noise of the spins.
 
@@ -164,8 +153,8 @@ class SpinBath:
         if not self.damped:
             return
         damping = per_atom(self.damping, state, self.groups, "integrator.spin_damping")
-        if "fixed_spins" in aux.per_atom:  # no noise for what does not turn
-            damping[aux.per_atom["fixed_spins"] != 0] = 0.0
+        if FIXED in aux.per_atom:  # no noise for what does not turn
+            damping[aux.per_atom[FIXED] != 0] = 0.0
         if self.temperatures is not None:
             kinds = self.temperatures.kinds(state, self.groups)
             damping[kinds < 0] = 0.0  # no temperature, no bath, as for the lattice

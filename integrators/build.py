@@ -22,6 +22,7 @@ from spinmd.integrators.splitting import Splitting
 from spinmd.integrators.suzuki_trotter import SuzukiTrotter
 from spinmd.integrators.temperatures import any_positive, temperatures
 from spinmd.integrators.thermostats import NoseHooverChain, VelocityRescaling
+from spinmd.protocols import FIXED, FROZEN
 from spinmd.state import State
 
 TOLERANCE = 3.0e-10  # of implicit solvers with frozen couplings, where an iteration costs little
@@ -166,7 +167,9 @@ def check_idle(parameters: IntegratorParameters) -> None:
                 )
     for what, key in (("lattice", "lattice_friction"), ("spins", "spin_damping")):
         if getattr(parameters, what) == "frozen" and any_positive(getattr(parameters, key)):
-            raise InputError(f'{what} = "frozen" leaves nothing for it to act on; leave it out', f"integrator.{key}")
+            raise InputError(
+                f'{what} = "frozen" leaves nothing for it to act on; leave it out, or set it to 0', f"integrator.{key}"
+            )
 
 
 def check_names(parameters: IntegratorParameters, state: State, groups: Groups) -> None:
@@ -225,7 +228,9 @@ def build_integrator(
         flows["O"] = bath
     sequence = default_sequence(parameters, "S" in flows and bool(model.live_terms()), bath is not None)
     missing = [letter for letter in flows if letter not in sequence]
-    if missing:
+    if (
+        missing and sequence.strip() and all(letter in "RVSO " for letter in sequence)
+    ):  # else Splitting says what is wrong
         what, remedy = {
             "R": ("positions do not move", 'set lattice = "frozen"'),
             "V": ("velocities do not change", 'set lattice = "frozen"'),
@@ -242,7 +247,7 @@ def build_integrator(
 
 def build_held(parameters: IntegratorParameters, state: State, groups: Groups) -> Held:
     """What the deck holds; InputError for unknown names, and where nothing is left to move."""
-    for key, what in (("frozen_atoms", "lattice"), ("fixed_spins", "spins")):
+    for key, what in ((FROZEN, "lattice"), (FIXED, "spins")):
         if getattr(parameters, key) and getattr(parameters, what) == "frozen":
             raise InputError(f'{what} = "frozen" holds all of them already; leave this out', f"integrator.{key}")
     held = Held(parameters.frozen_atoms, parameters.fixed_spins, groups)

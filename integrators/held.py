@@ -12,11 +12,10 @@ import numpy as np
 
 from spinmd.errors import InputError
 from spinmd.integrators.baths import mask_of
-from spinmd.protocols import Aux
+from spinmd.protocols import FIXED, FROZEN, Aux
 from spinmd.state import State
 
 NOTHING_HELD = np.zeros(0, np.int64)
-FROZEN, FIXED = "frozen_atoms", "fixed_spins"
 
 
 @dataclass

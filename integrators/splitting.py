@@ -14,7 +14,7 @@ default: it costs half the evaluations of the field, and its drift is as small a
 import numpy as np
 
 from spinmd.errors import InputError
-from spinmd.integrators.held import Held, fixed_spins, frozen_atoms
+from spinmd.integrators.held import Held, degrees_of_freedom, fixed_spins, frozen_atoms
 from spinmd.protocols import HEATS, OK, WORK, Aux, Code, Evaluation, Status
 from spinmd.state import State
 
@@ -83,7 +83,7 @@ class Splitting:
         """One timestep; the clock goes on by ``dt``. Not converged is passed on, anything worse ends the step."""
         status = OK
         start = state.clock.time
-        driven = bool(getattr(model, "driven", False))
+        driven = bool(model.driven)
         for flow, h, turn, moment in self._steps:
             self._go_to(start + moment * self.dt, state, aux, model, driven)
             if flow is self.spin_solver:
@@ -108,8 +108,7 @@ class Splitting:
 
     def _solve_spins(self, state: State, aux: Aux, model, h: float, turn: int) -> Status:
         """S; fixed spins stay bitwise what they are. Lists come first: bringing them up to date may re-order the atoms."""
-        if hasattr(model, "update_lists"):
-            model.update_lists()
+        model.update_lists()
         fixed = np.flatnonzero(fixed_spins(aux))
         kept = state.spins[fixed]
         status = self.spin_solver.flow(state, aux, model, h, turn)
@@ -127,17 +126,14 @@ class Splitting:
         frozen lattice, which has no temperature."""
         if not self.moves_lattice:
             return 0
-        held = self.held.masks(state).get("frozen_atoms") if aux is None else aux.per_atom.get("frozen_atoms")
-        if held is not None:
-            return 3 * int((held == 0).sum())
-        return max(3 * state.natoms - 3, 1) if self._no_bath_pushes() else 3 * state.natoms
-
-    def _no_bath_pushes(self) -> bool:
-        return all(getattr(flow, "conserves_momentum", True) for flow in self.flows.values())
+        aux = Aux(self.held.masks(state)) if aux is None else aux
+        held = len(frozen_atoms(aux)) > 0
+        return degrees_of_freedom(state, aux) if held or self.conserves_momentum(aux) else 3 * state.natoms
 
     def conserves_momentum(self, aux: Aux) -> bool:
         """Whether the total momentum stays what it is: no bath and no frozen atoms push the others."""
-        return self._no_bath_pushes() and not len(frozen_atoms(aux))
+        pushed = any(not getattr(flow, "conserves_momentum", True) for flow in self.flows.values())
+        return not pushed and not len(frozen_atoms(aux))
 
     @property
     def spin_solver(self):

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from spinmd.errors import InputError
-from spinmd.parameters import Parameters
+from spinmd.parameters import Parameters, written_place
 from spinmd.protocols import Need
 from spinmd.state import State
 
@@ -30,7 +30,7 @@ def read_parameters(kind: type[Parameters], parameters, keywords: dict[str, Any]
         raise InputError(error.message, ".".join(part for part in (place, error.place) if part)) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in _written(first["loc"], values, first["type"] == "missing"))
+        where = ".".join(str(part) for part in written_place(first["loc"], values, first["type"] == "missing"))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             known = ", ".join(kind.model_fields)
@@ -40,17 +40,6 @@ def read_parameters(kind: type[Parameters], parameters, keywords: dict[str, Any]
         elif first["type"] == "missing":
             message = "this parameter is missing"
         raise InputError(message, ".".join(part for part in (place, where) if part)) from None
-
-
-def _written(loc: tuple, values: Any, missing: bool) -> list:
-    """The part of a place in ``values`` that a user wrote: pydantic names branches of unions, too. A missing name is the last."""
-    parts = []
-    for part in loc:
-        inside = isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)
-        if inside or (isinstance(values, dict) and part in values):
-            values = values[part]
-            parts.append(part)
-    return [*parts, loc[-1]] if missing else parts
 
 
 def split_pair(pair: str) -> tuple[str, str]:

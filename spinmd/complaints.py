@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core.core_schema import ErrorType
 
 from spinmd.errors import InputError
+from spinmd.parameters import written_place
 from spinmd.registry import nearest
 
 Place = tuple[str | int, ...]
@@ -71,7 +72,7 @@ def _inside(place: str, at: Place) -> tuple[Place, str | None]:
 def _sentences(model: Any, data: Any, error: ValidationError) -> list[tuple[Place, str]]:
     grouped: dict[Place, list[dict]] = {}
     for item in error.errors(include_url=False):
-        grouped.setdefault(_path(item, data), []).append(item)
+        grouped.setdefault(written_place(item["loc"], data, item["type"] == "missing"), []).append(item)
     result = []
     for path, items in grouped.items():
         deeper = any(len(other) > len(path) and other[: len(path)] == path for other in grouped)
@@ -80,21 +81,6 @@ def _sentences(model: Any, data: Any, error: ValidationError) -> list[tuple[Plac
             continue
         result.append((path, _sentence(model, path, items)))
     return result
-
-
-def _path(item: dict, data: Any) -> Place:
-    """The error's place in the data; pydantic also lists the branch of a union, which a user never wrote."""
-    path: Place = ()
-    here = data
-    for position, part in enumerate(item["loc"]):
-        last = position == len(item["loc"]) - 1
-        entry = isinstance(here, (list, tuple)) and isinstance(part, int) and part < len(here)
-        if entry or (isinstance(here, dict) and part in here):
-            here = here[part]
-            path += (part,)
-        elif last and (item["type"] == "missing" or part == "[key]" and isinstance(here, dict)):
-            path += (part,) if item["type"] == "missing" else ()
-    return path
 
 
 OF_PYDANTIC = frozenset(
@@ -143,7 +129,7 @@ def _sentence(model: Any, path: Place, items: list[dict]) -> str:
     if kind in ("too_short", "too_long"):
         bound = context.get("min_length") if kind == "too_short" else context.get("max_length")
         words = "at least" if kind == "too_short" else "at most"
-        return f"needs {words} {bound} entries, got {context.get('actual_length')}"
+        return f"needs {words} {bound} {'entry' if bound == 1 else 'entries'}, got {context.get('actual_length')}"
     message = item["msg"]
     for prefix in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(prefix)

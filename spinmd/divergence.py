@@ -15,7 +15,7 @@ from pydantic import Field
 from spinmd.errors import DivergedError, InputError
 from spinmd.model import Model, named
 from spinmd.parameters import Energy, Length, Parameters, Temperature
-from spinmd.protocols import Aux, Code, Evaluation, Need, Status
+from spinmd.protocols import FIXED, Aux, Code, Evaluation, Need, Status
 from spinmd.state import State
 from spinmd.units import AMU, BOLTZMANN, HBAR
 
@@ -205,8 +205,8 @@ class Guard:
         state = self.state
         lengths = np.sqrt(squares(state.spins))
         torques = np.sqrt(squares(np.cross(state.spins, fields)))
-        if "fixed_spins" in self.aux.per_atom:
-            torques[self.aux.per_atom["fixed_spins"] != 0] = 0.0
+        if FIXED in self.aux.per_atom:
+            torques[self.aux.per_atom[FIXED] != 0] = 0.0
         rates = self.g_factor / HBAR * np.divide(torques, lengths, out=np.zeros_like(torques), where=lengths > 0.0)
         atom = int(np.argmax(rates))
         if rates[atom] * self.spin_dt > math.pi:

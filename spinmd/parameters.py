@@ -70,3 +70,14 @@ InputFile = Annotated[
 ]
 OutputFile = Annotated[Path, BeforeValidator(_path), Field(json_schema_extra={"unit": "file, relative to the deck"})]
 Vector = tuple[float, float, float]
+
+
+def written_place(loc: tuple, data: Any, missing: bool) -> tuple:
+    """The part of a pydantic place that a user wrote in ``data``: branches of unions left out, a ``missing`` name kept."""
+    place: tuple = ()
+    for part in loc:
+        entry = isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)
+        if entry or (isinstance(data, dict) and part in data):
+            data = data[part]
+            place += (part,)
+    return (*place, loc[-1]) if missing else place

@@ -196,6 +196,8 @@ class RowArray:
 # time have put in; ``conserved`` counts them
 HEATS = ("spin_heat", "lattice_heat")
 WORK = "drive_work"
+# masks in ``Aux.per_atom``, (N,) int64, nonzero for what is held: atoms that stand still, spins that do not turn
+FROZEN, FIXED = "frozen_atoms", "fixed_spins"
 
 
 class Mover(Protocol):

@@ -21,7 +21,7 @@ from spinmd.drift import drift
 from spinmd.errors import InputError
 from spinmd.h5md import TrajectoryWriter
 from spinmd.output import OutputParameters, check_output, check_stages
-from spinmd.protocols import Frame, Need, RowArray
+from spinmd.protocols import FIXED, Frame, Need, RowArray
 from spinmd.units import EV_PER_A3_IN_GPA
 
 __all__ = [
@@ -78,7 +78,7 @@ class Sample:
             time=frame.time,
             conserved=float(conserved(state, frame.aux, evaluation)) if conserved is not None else math.nan,
             lattice_temperature=math.nan if degrees <= 0 else state.temperature(None if moving_on else degrees),
-            spin_temperature=float(model.spin_temperature(frame.aux.per_atom.get("fixed_spins"))),
+            spin_temperature=float(model.spin_temperature(frame.aux.per_atom.get(FIXED))),
             kinetic=state.kinetic_energy(),
             lattice_potential=lattice_potential,
             spin_energy=spin_energy,

@@ -27,10 +27,14 @@ def adam_step(state: dict, gradient: torch.Tensor, rotate=lambda x: x, back=lamb
     return back(rotate(mean) / scale) / (1.0 - BETAS[0] ** t)
 
 
-class Soap(torch.optim.Optimizer):
-    """See the module. ``groups`` as for torch's optimisers, each with its ``lr`` before a step."""
+class Matrices(torch.optim.Optimizer):
+    """Adam, but for matrices of more than one column the step that ``matrix_step(state, gradient)`` gives, over the rate.
 
-    def __init__(self, groups, lr: float):
+    ``groups`` as for torch's optimisers, each with its ``lr`` before a step.
+    """
+
+    def __init__(self, groups, lr: float, matrix_step):
+        self.matrix_step = matrix_step
         super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
@@ -39,8 +43,15 @@ class Soap(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     matrix = p.ndim == 2 and min(p.shape) > 1
-                    step = self._matrix_step(self.state[p], p.grad) if matrix else adam_step(self.state[p], p.grad)
+                    step = (self.matrix_step if matrix else adam_step)(self.state[p], p.grad)
                     p.add_(step, alpha=-group["lr"])
+
+
+class Soap(Matrices):
+    """See the module."""
+
+    def __init__(self, groups, lr: float):
+        super().__init__(groups, lr, self._matrix_step)
 
     @staticmethod
     def _matrix_step(state: dict, gradient: torch.Tensor) -> torch.Tensor:
