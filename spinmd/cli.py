@@ -1,4 +1,4 @@
-"""The command line: ``spinmd run | resume | sweep | evaluate | check | train | test | convert | dataset | schema | info``.
+"""The command line: ``spinmd run | resume | sweep | analyze | plot | view | evaluate | check | train | test | convert | ...``.
 
 Each command is a few lines over the Python interface. Commands import heavy modules: ``spinmd --help`` is quick.
 Exit codes: 0 done, 2 the input is wrong, 3 the run diverged, the disk refused or a point of a sweep failed, 130 and 143
@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spinmd.commands.analyze import app as analyses
 from spinmd.errors import DiskError, InputError, PointsFailedError, SpinmdError, StoppedError
 from spinmd.signals import caught_signals
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(analyses, name="analyze")
 
 DeckFile = Annotated[Path, typer.Argument(help="the input deck, a TOML file", show_default=False)]
 Overrides = Annotated[
@@ -410,6 +412,9 @@ def main(arguments: list[str] | None = None) -> int:
         print_error(error)
         return error.exit_code
     except CommandLineError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # spinmd analyze alone: its commands, as if asked with --help
+            print(error.format_message())
+            return 2
         print(f"spinmd: error: {error.format_message()}", file=sys.stderr)
         return 2
     except MemoryError as error:

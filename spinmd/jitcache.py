@@ -4,7 +4,8 @@ numba compiles a kernel again when the file that holds it changes, but not when 
 changes in another file. spinmd writes each law of physics once and calls it from loops in other files, so a stale
 cache would silently keep an old law. Therefore an edit anywhere in the sources gives a new folder. Kernels of plug-ins
 land in the same folder: an edit of the file that holds them is noticed, and one of spinmd's sources, but not an edit
-of the plug-in's other files.
+of the plug-in's other files. Commands and analyses without kernels do not count: nothing that is compiled imports them
+(tests/spinmd/test_jitcache.py holds them to it), and who writes them need not wait for all kernels.
 
 The folder is ``BASE/py3.11-numba0.68.1-CPU-SOURCES``. BASE is the first that is given and writable of
 ``$SPINMD_CACHE_DIR``, ``$NUMBA_CACHE_DIR``, ``$XDG_CACHE_HOME/spinmd``, ``~/.cache/spinmd``; otherwise a private folder
@@ -26,6 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOMS = ("potentials", "integrators", "analysis")
+ABOVE = ("spinmd.analysis/", "spinmd/commands/", "spinmd/cli.py")  # count only if they mention numba
 KEPT = 5  # folders of earlier sources that stay: switching between branches does not compile everything again
 UNUSED = 24 * 3600.0  # s; a folder used more recently may belong to a running process and stays
 
@@ -75,10 +77,12 @@ def source_files() -> Iterator[tuple[str, Path]]:
 
 
 def source_hash() -> str:
-    """Hexadecimal digest of the names and contents of all source files."""
+    """Hexadecimal digest of the names and contents of all source files that kernels are made of."""
     digest = hashlib.blake2b(digest_size=8)
     for name, path in source_files():
         content = path.read_bytes()
+        if name.startswith(ABOVE) and b"numba" not in content:
+            continue
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()

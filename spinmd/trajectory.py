@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from spinmd.checkpoint import read_checkpoint
+from spinmd.checkpoint import GROUP, read_checkpoint
 from spinmd.errors import InputError
 from spinmd.h5md import ROWS, THERMO, TRAJECTORY
 from spinmd.integrity import check_table
@@ -276,6 +276,21 @@ class Trajectory:
         """(3,) whether the run was periodic along each lattice vector"""
         return self._constants["pbc"]
 
+    @property
+    def sites(self) -> np.ndarray:
+        """(N, 3) ideal sites that the structure was built on, Å, in its cell (``site_cell``), without displacements"""
+        return self._cached("sites", self._read_sites)[self.ids]
+
+    @property
+    def site_cell(self) -> np.ndarray:
+        """(3, 3) cell of ``sites``, Å: that of the first frame; rows are lattice vectors"""
+        return self._root_cells()[0]
+
+    def _read_sites(self) -> np.ndarray:
+        with self._source.reading() as file:
+            state = file[f"{GROUP}/state"]
+            return np.asarray(state["reference"][()])[np.argsort(state["ids"][()])]
+
     # ------------------------------------------------------------------ of the whole run
 
     @property
@@ -294,6 +309,15 @@ class Trajectory:
                 check_table(file[THERMO], self._source.place)
             names = {name: str(item.attrs.get("unit", "")) for name, item in file.get(group, {}).items()}
         return Table({name: self._source.read(f"{group}/{name}") for name in names}, names)
+
+    @property
+    def last_stage(self) -> tuple[int, int]:
+        """First and last step of the last stage that the run has come to; the first is 0 in a run of one stage."""
+        steps = self.thermo["step"]
+        with self._source.reading() as file:
+            place = json.loads(file[f"{GROUP}/meta"].asstr()[()]).get("extra") if GROUP in file else None
+        first = place.get("first_step", 0) if isinstance(place, dict) else 0
+        return int(first), int(max(steps[-1] if len(steps) else 0, self._source.steps[-1], first))
 
     @property
     def deck(self) -> str:

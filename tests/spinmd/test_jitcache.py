@@ -103,7 +103,7 @@ def test_numba_alone_would_keep_the_old_law(tree, tmp_path):
     assert json.loads(start(tree, code, NUMBA_CACHE_DIR=str(tmp_path / "n")))["total"] == 6.0
 
 
-@pytest.mark.parametrize("room", ["spinmd", *jitcache.ROOMS])
+@pytest.mark.parametrize("room", ["spinmd", "potentials", "integrators"])
 def test_every_file_counts(tree, room):
     code = "from spinmd import jitcache; print(jitcache.source_hash())"
     before = start(tree, code)
@@ -117,6 +117,27 @@ def test_every_file_counts(tree, room):
     assert added != before
     (deep / "law.py").rename(deep / "rule.py")
     assert start(tree, code) not in (before, added)
+
+
+def test_an_analysis_counts_only_if_it_has_kernels(tree):
+    code = "from spinmd import jitcache; print(jitcache.source_hash())"
+    before = start(tree, code)
+    (tree / "analysis" / "mean.py").write_text("import numpy\n")
+    assert start(tree, code) == before
+    (tree / "analysis" / "mean.py").write_text("from numba import njit\n")
+    assert start(tree, code) != before
+
+
+def test_nothing_compiled_is_made_of_what_does_not_count():
+    """A kernel of an analysis takes laws from files that count: from its own room only from those with kernels of their own."""
+    files = {name: path.read_text(encoding="utf-8") for name, path in jitcache.source_files()}
+    left_out = {name for name, text in files.items() if name.startswith(jitcache.ABOVE) and "numba" not in text}
+    assert any("results" in name for name in left_out)
+    modules = {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in left_out}
+    for name, text in files.items():
+        if "numba" in text and "njit" in text:
+            found = {module for module in modules if f"from {module} import" in text or f"import {module}" in text}
+            assert not found, f"{name} has kernels and imports {found}, which the cache's key leaves out"
 
 
 def test_all_rooms_are_read_here():

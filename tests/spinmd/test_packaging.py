@@ -45,6 +45,7 @@ LAYERS = (
     set(ROOMS),
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
     {"learning", "interop", "testing", "ase_calculator", "sweeping"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )

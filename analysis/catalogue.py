@@ -1,0 +1,51 @@
+"""All analyses by their name on the command line: where the function lives, what draws its result.
+
+A function ``NAME(trajectory, ...) -> Result`` looks at one run, ``draw(result, figure)`` draws what one run or several laid
+side by side gave. Modules are imported when they are used.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+from spinmd.analysis.figures import SIZE, figure
+from spinmd.analysis.results import Result, read_result
+from spinmd.errors import InputError
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """module of spinmd.analysis; name of its function there; ``size`` of the figure, inches."""
+
+    module: str
+    function: str
+    draw: str
+    size: tuple[float, float] = SIZE
+
+    def load(self) -> Callable:
+        """The function."""
+        return getattr(import_module(f"spinmd.analysis.{self.module}"), self.function)
+
+    def load_draw(self) -> Callable:
+        """What draws a Result of it: (result, figure)."""
+        return getattr(import_module(f"spinmd.analysis.{self.module}"), self.draw)
+
+
+ANALYSES: dict[str, Analysis] = {
+    "distributions": Analysis("distributions", "moment_distributions", "draw_distributions", (9.0, 4.0)),
+}
+
+
+def plot(result: Result | str | Path, path: str | Path) -> None:
+    """Draw a Result, or the .h5 file of one, to a PNG, PDF or SVG. InputError for what has no figure."""
+    result = result if isinstance(result, Result) else read_result(result)
+    if result.what not in ANALYSES:
+        near = get_close_matches(result.what, ANALYSES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"there is no figure of the analysis {result.what!r}{hint}", str(path))
+    entry = ANALYSES[result.what]
+    draw = entry.load_draw()
+    with figure(path, entry.size) as drawn:
+        draw(result, drawn)

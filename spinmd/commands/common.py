@@ -1,0 +1,205 @@
+"""What the commands of ``spinmd analyze`` share: options, the runs that a command line names, and what becomes of a result.
+
+Heavy modules are imported inside functions, so that ``spinmd --help`` is quick.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spinmd.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from spinmd.analysis.reading import Window
+    from spinmd.analysis.results import Result
+    from spinmd.sweeping.table import Sweep
+    from spinmd.trajectory import Trajectory
+
+RunFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN.h5...", help="files of runs, or sweep.h5 for all of its runs", show_default=False),
+]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="write the numbers to this file (.h5 or .csv)")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="draw a figure to this file (.png, .pdf or .svg)")]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="first time, ps or with a unit [default: the last stage]")
+]
+To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="last time [default: the end]")]
+Every = Annotated[int, typer.Option("--every", metavar="N", help="every N-th frame")]
+Discard = Annotated[
+    float, typer.Option("--discard", help="part of the last stage left out at its beginning (without --from)")
+]
+Average = Annotated[bool, typer.Option("--average", help="mean over the runs (seeds), with errors from their scatter")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar, no numbers on the screen")]
+Force = Annotated[bool, typer.Option("--force", help="replace files that exist")]
+
+
+def window(start: str | None, stop: str | None, every: int = 1, discard: float = 0.0) -> "Window":
+    """The Window of the options; InputError for times that are none."""
+    from spinmd.analysis.reading import Window
+
+    return Window(_time(start, "--from"), _time(stop, "--to"), every, discard)
+
+
+def _time(text: str | None, place: str) -> float | None:
+    from spinmd.units import convert
+
+    return None if text is None else convert(_number(text), "time", place)
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def vector(text: str | None, place: str) -> tuple[float, float, float] | None:
+    """``0,0,1`` as three numbers; InputError for anything else."""
+    if text is None:
+        return None
+    numbers = floats(text, place)
+    if len(numbers) != 3:
+        raise InputError(f"expected three numbers such as 0,0,1, got {text!r}", place)
+    return tuple(numbers)
+
+
+def floats(text: str, place: str) -> list[float]:
+    """``1,2.5,3`` as numbers; InputError for anything else."""
+    try:
+        values = [float(part) for part in text.replace(" ", ",").split(",") if part]
+    except ValueError:
+        values = []
+    if not values or not all(map(math.isfinite, values)):
+        raise InputError(f"expected numbers with commas between them, got {text!r}", place)
+    return values
+
+
+@dataclass
+class Runs:
+    """The runs of a command line: open trajectories, and what tells the points of a sweep apart, name -> (values, unit)."""
+
+    trajectories: list["Trajectory"]
+    axes: dict[str, tuple["np.ndarray", str]]
+
+    def each(self, analyse: Callable[["Trajectory"], "Result"], average: bool = False) -> "Result":
+        """``analyse`` on every run: one Result alone, several side by side or averaged."""
+        from spinmd.analysis.results import averaged, side_by_side
+
+        results = [analyse(trajectory) for trajectory in self.trajectories]
+        if average:
+            return averaged(results)
+        return results[0] if len(results) == 1 and not self.axes else side_by_side(results, self.axes)
+
+
+@contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[Runs]:
+    """Open the runs that are named; a sweep stands for all of its finished points, in the order of its grid."""
+    from spinmd.trajectory import Trajectory
+
+    files, axes = expanded(paths)
+    with ExitStack() as stack:
+        yield Runs([stack.enter_context(Trajectory(file)) for file in files], axes)
+
+
+def expanded(paths: Sequence[Path]) -> tuple[list[Path], dict[str, tuple["np.ndarray", str]]]:
+    """Files of runs, and the values that tell those of sweeps apart."""
+    import numpy as np
+
+    from spinmd.sweeping.table import read_sweep
+
+    files: list[Path] = []
+    columns: dict[str, list[np.ndarray]] = {}
+    units: dict[str, str] = {}
+    sweeps = 0
+    for path in paths:
+        if not is_sweep(path):
+            files.append(path)
+            continue
+        sweep, sweeps = read_sweep(path), sweeps + 1
+        found, values = points(sweep)
+        files += found
+        for name, array in values.items():
+            columns.setdefault(name, []).append(array)
+            units[name] = sweep.units.get(name, "1")
+    if len(set(map(str, files))) < len(files):
+        raise InputError("the same run is named twice", str(next(f for f in files if files.count(f) > 1)))
+    whole = {name: np.concatenate(parts) for name, parts in columns.items() if len(parts) == sweeps == len(paths)}
+    return files, {name: (values, units[name]) for name, values in whole.items()}
+
+
+def points(sweep: "Sweep") -> tuple[list[Path], dict[str, "np.ndarray"]]:
+    """Files of the finished points of a sweep, and for each key (and "seed", if there are several) their values."""
+    import numpy as np
+
+    shape = sweep.points["status"].shape
+    indices = [index for index in np.ndindex(shape) if sweep.points["status"][index] == "finished"]
+    if not indices:
+        raise InputError(
+            "no point of this sweep is finished; the command that made it goes on with it", str(sweep.path)
+        )
+    files = [sweep.path.parent / str(sweep.points["file"][index]) for index in indices]
+    values = {
+        key: np.array([array[index[k]] for index in indices]) for k, (key, array) in enumerate(sweep.axes.items())
+    }
+    if shape[-1] > 1:
+        values["seed"] = np.array([sweep.points["seed"][index] for index in indices])
+    return files, values
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a path names the table of a sweep, or its folder."""
+    import h5py
+
+    if path.is_dir():
+        return True
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "spinmd_sweep" in file.attrs
+    except OSError:
+        return False
+
+
+def check_targets(output: Path | None, plot: Path | None, sources: Sequence[Path], force: bool) -> None:
+    """InputError, before any work, for files that cannot be written or should not be replaced."""
+    from spinmd.analysis.figures import check_figure
+    from spinmd.analysis.results import check_suffix
+    from spinmd.output import real_path
+
+    if output is not None:
+        check_suffix(output)
+    if plot is not None:
+        check_figure(plot)
+    for path, place in ((output, "--output"), (plot, "--plot")):
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {path.absolute().parent}; make it first", place)
+        if any(real_path(path) == real_path(source) for source in sources):
+            raise InputError(f"{path} is a file that is analysed; choose another name", place)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, a file name is expected", place)
+        if path.exists() and not force:
+            raise InputError(f"{path} exists already; choose another name, or replace it with --force", place)
+
+
+def finish(result: "Result", output: Path | None, plot: Path | None, quiet: bool) -> None:
+    """Write, draw and print a result."""
+    from spinmd.analysis.catalogue import plot as draw
+
+    if output is not None:
+        result.write(output)
+    if plot is not None:
+        draw(result, plot)
+    if not quiet:
+        print(result.text())
+        for path in (output, plot):
+            if path is not None:
+                print(f"written: {path}")
