@@ -1,6 +1,6 @@
-"""``spinmd analyze WHAT RUN.h5 [RUN2.h5 ...]``: one command per analysis, a few lines over its Python function.
+"""``spinmd analyze distributions`` and ``topology``; this module also brings the other groups of analyses together.
 
-Several runs, or a sweep, are laid side by side. Each module below adds its commands to ``app``.
+A command is a few lines over its Python function; ``app`` is in ``common``, and each module of this folder adds to it.
 """
 
 from typing import Annotated
@@ -18,6 +18,7 @@ from spinmd.commands.common import (
     Quiet,
     RunFiles,
     To,
+    app,
     check_targets,
     finish,
     floats,
@@ -26,12 +27,6 @@ from spinmd.commands.common import (
     window,
 )
 from spinmd.errors import InputError
-
-app = typer.Typer(
-    help="Physics from runs: numbers with units and errors, and a figure.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 
 Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
 

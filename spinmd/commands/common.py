@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from spinmd.sweeping.table import Sweep
     from spinmd.trajectory import Trajectory
 
+app = typer.Typer(
+    help="Physics from runs: numbers with units and errors, and a figure.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
 RunFiles = Annotated[
     list[Path],
     typer.Argument(metavar="RUN.h5...", help="files of runs, or sweep.h5 for all of its runs", show_default=False),
