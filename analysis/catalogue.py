@@ -35,6 +35,7 @@ class Analysis:
 
 ANALYSES: dict[str, Analysis] = {
     "distributions": Analysis("distributions", "moment_distributions", "draw_distributions", (9.0, 4.0)),
+    "topology": Analysis("topology", "topological_charge", "draw_topology"),
 }
 
 

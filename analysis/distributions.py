@@ -13,7 +13,7 @@ from spinmd.analysis.results import Result
 from spinmd.errors import InputError
 from spinmd.trajectory import Trajectory
 
-BINS = 100
+BINS = 101  # odd: moments of one length lie in the middle of a bin
 
 
 def moment_distributions(
@@ -125,4 +125,5 @@ def draw_distributions(result: Result, figure) -> None:
     right.axhline(0.5, color="0.5", linewidth=1, linestyle="--", zorder=0)
     right.annotate("random", (-0.98, 0.5), textcoords="offset points", xytext=(0, 3), color="0.4", fontsize=9)
     words = "the axis" if result.settings.get("axis") else "the mean moment"
+    right.set_xticks([-1.0, -0.5, 0.0, 0.5, 1.0])
     right.set(xlabel=f"cos of the angle to {words}", ylabel="probability density", xlim=(-1, 1), ylim=(0, None))

@@ -96,11 +96,13 @@ EQUILIBRIUM = Window(discard=0.2)  # what sweeps leave out, too
 
 
 def pieces(
-    trajectory: Trajectory, *quantities: str, progress: bool = False, label: str = "", megabytes: float = MEGABYTES
+    trajectory: Trajectory, *quantities: str, progress: bool = False, label: str = "", megabytes: float | None = None
 ) -> Iterator[tuple]:
-    """``trajectory.chunks`` along frames, with a progress bar that counts frames: yields (part, array, ...)."""
-    with tqdm(total=len(trajectory), unit=" frames", desc=label or None, disable=not progress, leave=False) as bar:
-        for piece in trajectory.chunks(*quantities, megabytes=megabytes):
+    """``trajectory.chunks`` along frames, with a progress bar on a terminal that counts frames: yields (part, array, ...)."""
+    with tqdm(
+        total=len(trajectory), unit=" frames", desc=label or None, disable=None if progress else True, leave=False
+    ) as bar:
+        for piece in trajectory.chunks(*quantities, megabytes=megabytes or MEGABYTES):
             yield piece
             bar.update(len(piece[0]))
 

@@ -145,9 +145,10 @@ class Result:
             raise InputError(f"cannot be written: {error.strerror or error}", str(path)) from None
 
     def _write_csv(self, path: Path) -> None:
-        tables = {name: one for name, one in self.quantities.items() if one.values.ndim}
-        lengths = {len(one.values) for one in tables.values()}
-        if len(lengths) > 1 or any(one.values.ndim > 2 for one in tables.values()):
+        headings = {axis for one in self.quantities.values() for axis in one.axes[1:]}  # of columns, not of rows
+        large = {name: one for name, one in self.quantities.items() if one.values.ndim and one.values.size > 1}
+        tables = {name: one for name, one in large.items() if name not in headings}
+        if len({len(one.values) for one in tables.values()}) > 1 or any(one.values.ndim > 2 for one in tables.values()):
             raise InputError(f"holds arrays of several shapes, which no CSV takes; write {path.stem}.h5", str(path))
         columns: dict[str, np.ndarray] = {}
         for name, one in tables.items():
@@ -161,9 +162,11 @@ class Result:
             with path.open("w", newline="", encoding="utf-8") as file:
                 file.write(f"# spinmd {__version__} analyze {self.what}: {', '.join(self.sources)}\n")
                 for name, one in self.quantities.items():
-                    if not one.values.ndim:
+                    if one.values.size == 1:
                         error = "" if one.error is None else f" +- {one.error.item()!r}"
                         file.write(f"# {name} = {one.values.item()!r}{error} {one.unit}\n")
+                    elif name not in tables:
+                        file.write(f"# {name} = {', '.join(map(repr, one.values.ravel().tolist()))} {one.unit}\n")
                 writer = csv.writer(file)
                 if columns:
                     writer.writerow(columns)
@@ -275,15 +278,18 @@ def _comparable(results: Sequence[Result]) -> Result:
 
 
 def with_error(value: Any, error: float | None) -> str:
-    """1043.2437 with 0.71 is ``1043.24 ± 0.71``: two digits of the error, as many of the value."""
+    """1043.2437 with 0.71 is ``1043.24 ± 0.71``, 3.42e-5 with 9.2e-6 is ``(3.42 ± 0.92)e-05``: two digits of the error."""
     if isinstance(value, (bool, str, bytes, complex)):
         return str(value)
     if error is None or not math.isfinite(error) or error <= 0.0 or not math.isfinite(value):
         return f"{value:.6g}"
+    largest = math.floor(math.log10(max(abs(value), error)))
     digits = 1 - math.floor(math.log10(error))
-    if digits > 12 or digits <= 0 or abs(value) >= 1e6 or (abs(value) < 1e-4 and value != 0.0):
-        return f"{value:.6g} ± {error:.2g}"
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    if -4 <= largest <= 5 and digits <= 8:
+        return f"{value:.{max(digits, 0)}f} ± {error:.{max(digits, 0)}f}"
+    scale = 10.0**largest
+    places = min(max(digits + largest, 0), 12)
+    return f"({value / scale:.{places}f} ± {error / scale:.{places}f})e{largest:+03d}"
 
 
 def _range(one: Quantity) -> str:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from spinmd.commands.analyze import app as analyses
+from spinmd.commands.glance import plot, view
 from spinmd.errors import DiskError, InputError, PointsFailedError, SpinmdError, StoppedError
 from spinmd.signals import caught_signals
 
@@ -34,7 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(analyses, name="analyze")
 
 DeckFile = Annotated[Path, typer.Argument(help="the input deck, a TOML file", show_default=False)]
 Overrides = Annotated[
@@ -153,6 +153,11 @@ def sweep(
         raise PointsFailedError(result.failures())
     if not quiet:
         print(f"written: {result.path}")
+
+
+app.add_typer(analyses, name="analyze")
+app.command()(plot)
+app.command()(view)
 
 
 @app.command()

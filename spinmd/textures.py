@@ -18,7 +18,7 @@ from spinmd.errors import InputError
 from spinmd.parameters import Angle, Length, Moment, Parameters, Vector
 
 PLACE = "structure.spins"
-TEXTURES = ("ferromagnetic", "antiferromagnetic", "random", "cone", "spiral", "thermal", "file")
+TEXTURES = ("ferromagnetic", "antiferromagnetic", "random", "cone", "spiral", "skyrmion", "thermal", "file")
 
 
 def _finite(value: Vector) -> Vector:
@@ -70,7 +70,7 @@ class SpinParameters(Parameters):
     )
     texture: (
         Annotated[
-            Literal["ferromagnetic", "antiferromagnetic", "random", "cone", "spiral", "thermal", "file"],
+            Literal["ferromagnetic", "antiferromagnetic", "random", "cone", "spiral", "skyrmion", "thermal", "file"],
             BeforeValidator(_texture),
         ]
         | None
@@ -118,6 +118,22 @@ class SpinParameters(Parameters):
         description="Cartesian axis about which the spins of a spiral turn; default: the direction of its wave "
         "vector (a helix).",
     )
+    radius: Annotated[Length, Field(gt=0.0)] | None = Field(
+        None,
+        description="Radius of a skyrmion: spins turn evenly, from against direction in the centre to along direction "
+        "from here on.",
+    )
+    center: tuple[float, float, float] | None = Field(
+        None, description="Centre of a skyrmion in fractions of the supercell; default: its middle."
+    )
+    helicity: Annotated[Angle, Field(ge=-180.0, le=180.0)] = Field(
+        0.0,
+        description="Of a skyrmion: 0, its spins turn outwards (Neel, hedgehog); 90 and -90, around the centre (Bloch); "
+        "180, inwards.",
+    )
+    vorticity: Literal[-2, -1, 1, 2] = Field(
+        1, description="Turns of the spins on a way around the centre of a skyrmion; -1 makes an antiskyrmion."
+    )
     magnetisation: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
         None,
         description="Mean of e·direction of a thermal texture, whose directions have the probability density "
@@ -145,6 +161,8 @@ class SpinParameters(Parameters):
             refuse("a cone texture needs angle, for example angle = 40")
         if self.texture == "thermal" and self.magnetisation is None:
             refuse("a thermal texture needs magnetisation, the mean of e·direction, for example magnetisation = 0.8")
+        if self.texture == "skyrmion" and self.radius is None:
+            refuse("a skyrmion texture needs radius, for example radius = 20")
         if self.texture == "spiral":
             by_length = (self.wavelength is not None) + (self.propagation is not None)
             if by_length == 1 or (by_length == 2) == (self.wavevector is not None):
@@ -339,6 +357,24 @@ def _spiral(parameters, sites, magnetic, rng):
     return _around(axes, cosine, 2.0 * np.pi * (sites.positions @ cartesian))
 
 
+def _skyrmion(parameters, sites, magnetic, rng):
+    """n(ρ, φ) with polar angle π (1 − ρ/R) to direction and azimuth vorticity φ + helicity; ρ, φ about the centre.
+
+    In periodic directions the nearest image of the centre counts.
+    """
+    axes = frame(parameters.direction)
+    u, v, _ = axes
+    cell = sites.unit * np.array(sites.repeats)[:, None]
+    center = np.full(3, 0.5) if parameters.center is None else np.array(parameters.center)
+    fractional = sites.positions @ np.linalg.inv(cell) - center
+    fractional -= np.where(sites.pbc, np.rint(fractional), 0.0)
+    away = fractional @ cell
+    x, y = away @ u, away @ v
+    polar = np.pi * np.maximum(1.0 - np.hypot(x, y) / parameters.radius, 0.0)
+    azimuth = parameters.vorticity * np.arctan2(y, x) + math.radians(parameters.helicity)
+    return _around(axes, np.cos(polar), azimuth)
+
+
 def _thermal(parameters, sites, magnetic, rng):
     cosine = sample_cosines(langevin_inverse(parameters.magnetisation), rng.random(len(magnetic)))
     return _around(frame(parameters.direction), cosine, rng.uniform(0.0, 2.0 * np.pi, len(magnetic)))
@@ -365,6 +401,7 @@ _DIRECTIONS = {
     "random": _random,
     "cone": _cone,
     "spiral": _spiral,
+    "skyrmion": _skyrmion,
     "thermal": _thermal,
     "file": _file,
 }

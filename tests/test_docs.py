@@ -181,7 +181,15 @@ def parses(line: str) -> str:
         return f"{line}: no such command"
     command = group.commands[words[0]]
     arguments = words[1:]
-    if not arguments and any(parameter.name in ("deck", "file") for parameter in command.params):
+    if hasattr(command, "commands") and arguments and arguments[0] not in ("WHAT", "..."):
+        if arguments[0] not in command.commands:
+            return f"{line}: no such command"
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    elif hasattr(command, "commands"):
+        return ""  # the group is only named
+    if not arguments and any(
+        parameter.name in ("deck", "file", "files", "run", "runs") for parameter in command.params
+    ):
         arguments = ["fe.toml"]  # the command is only named
     try:
         command.make_context(words[0], arguments)
@@ -196,7 +204,10 @@ def test_command_lines_parse():
     assert [fault for fault in map(parses, lines) if fault] == []
 
 
-@pytest.mark.parametrize("line", ["spinmd rum fe.toml", "spinmd run fe.toml --sett a=1", "spinmd info --xml"])
+@pytest.mark.parametrize(
+    "line",
+    ["spinmd rum fe.toml", "spinmd analyze dustribution fe.h5", "spinmd run fe.toml --sett a=1", "spinmd info --xml"],
+)
 def test_a_wrong_command_line_would_be_seen(line):
     assert parses(line)
 

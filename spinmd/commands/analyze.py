@@ -44,7 +44,7 @@ def distributions_command(
     axis: Annotated[
         str | None, typer.Option("--axis", metavar="X,Y,Z", help="of the angles [default: the mean moment]")
     ] = None,
-    bins: Annotated[int, typer.Option("--bins", help="of the histograms")] = 100,
+    bins: Annotated[int, typer.Option("--bins", help="of the histograms")] = 101,
     lengths: Annotated[
         str | None, typer.Option("--lengths", metavar="A,B", help="range of the lengths, µB [default: what occurs]")
     ] = None,
@@ -68,4 +68,31 @@ def distributions_command(
             ),
             average,
         )  # fmt: skip
+    finish(result, output, plot, quiet)
+
+
+@app.command("topology")
+def topology_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    every: Every = 1,
+    normal: Annotated[str, typer.Option("--normal", metavar="X,Y,Z", help="of the layers")] = "0,0,1",
+    element: Element = None,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Topological charge of each layer (skyrmion number), over time."""
+    from spinmd.analysis.topology import topological_charge
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop, every)
+    direction = vector(normal, "--normal")
+    with opened(runs) as many:
+        result = many.each(
+            lambda one: topological_charge(one, within, normal=direction, element=element, progress=not quiet), average
+        )
     finish(result, output, plot, quiet)

@@ -173,8 +173,10 @@ def is_sweep(path: Path) -> bool:
         return False
 
 
-def check_targets(output: Path | None, plot: Path | None, sources: Sequence[Path], force: bool) -> None:
-    """InputError, before any work, for files that cannot be written or should not be replaced."""
+def check_targets(
+    output: Path | None, plot: Path | None, sources: Sequence[Path], force: bool, place: str = "--plot"
+) -> None:
+    """InputError, before any work, for files that cannot be written or should not be replaced; ``place``: option of the figure."""
     from spinmd.analysis.figures import check_figure
     from spinmd.analysis.results import check_suffix
     from spinmd.output import real_path
@@ -182,18 +184,18 @@ def check_targets(output: Path | None, plot: Path | None, sources: Sequence[Path
     if output is not None:
         check_suffix(output)
     if plot is not None:
-        check_figure(plot)
-    for path, place in ((output, "--output"), (plot, "--plot")):
+        check_figure(plot, place)
+    for path, option in ((output, "--output"), (plot, place)):
         if path is None:
             continue
         if not path.absolute().parent.is_dir():
-            raise InputError(f"there is no folder {path.absolute().parent}; make it first", place)
+            raise InputError(f"there is no folder {path.absolute().parent}; make it first", option)
         if any(real_path(path) == real_path(source) for source in sources):
-            raise InputError(f"{path} is a file that is analysed; choose another name", place)
+            raise InputError(f"{path} is a file that is analysed; choose another name", option)
         if path.is_dir():
-            raise InputError(f"{path} is a folder, a file name is expected", place)
+            raise InputError(f"{path} is a folder, a file name is expected", option)
         if path.exists() and not force:
-            raise InputError(f"{path} exists already; choose another name, or replace it with --force", place)
+            raise InputError(f"{path} exists already; choose another name, or replace it with --force", option)
 
 
 def finish(result: "Result", output: Path | None, plot: Path | None, quiet: bool) -> None:
