@@ -26,6 +26,7 @@ from spinmd.trajectory import Trajectory
 LAYER_TOLERANCE = 0.3  # Å: heights of one layer follow each other in smaller steps
 JITTER = 1.0e-5  # in distances between neighbours: decides between the two diagonals of a square, in all images alike
 LONGEST_EDGE = 2.5  # in typical distances: longer ones bridge holes and bays of an open rim
+MARGIN = 4.0  # in typical distances: how far images reach around a periodic layer
 THINNEST = 1.0e-3  # triangles at open rims with less of the typical area come of the jitter
 NEAR_FLAT = (
     1.0e-9  # of 1 + e·e + ...: spins of one triangle so close to a great circle have a solid angle of either sign
@@ -146,23 +147,29 @@ def _plane(up: np.ndarray, periodic: np.ndarray) -> np.ndarray:
 
 
 def _triangles(points: np.ndarray, periods: np.ndarray) -> np.ndarray:
-    """(n, 3) corners, anticlockwise, of the Delaunay triangles of (m, 2) points with up to two periods (p, 2)."""
+    """(n, 3) corners, anticlockwise, of the Delaunay triangles of (m, 2) points with up to two periods (p, 2).
+
+    A periodic layer is cut together with its images in a margin around it; of each triangle and its images that one counts whose
+    centre lies in the cell. The jitter moves all images of a point alike, so that their triangles agree, and no centre lies on the
+    boundary.
+    """
     from scipy.spatial import Delaunay, QhullError
 
-    area = _area(points, periods)
-    spacing = np.sqrt(area / len(points))
-    random = np.random.default_rng(0)
-    points = points + JITTER * spacing * random.uniform(-1.0, 1.0, points.shape)
-    # images as far as a triangle may reach, at least one on each side
-    counts = [max(1, int(np.ceil(3.0 * spacing / _height(period, periods)))) for period in periods]
-    spans = [np.arange(-n, n + 1) for n in counts]
-    shifts = (
-        np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, len(spans))
-        if spans
-        else np.zeros((1, 0), int)
-    )
-    shifts = shifts[np.argsort(np.abs(shifts).sum(axis=1), kind="stable")]  # the points themselves first
-    images = (points[None] + (shifts @ periods.reshape(-1, 2))[:, None]).reshape(-1, 2)
+    spacing = np.sqrt(_area(points, periods) / len(points))
+    points = points + JITTER * spacing * np.random.default_rng(0).uniform(-1.0, 1.0, points.shape)
+    images, atoms = points, np.arange(len(points))
+    # coordinates along the periods, in periods
+    dual = np.linalg.pinv(periods) if len(periods) else np.zeros((2, 0))
+    for k, period in enumerate(periods):
+        images = images - np.floor(images @ dual[:, k])[:, None] * period
+    for k, period in enumerate(periods):
+        margin = MARGIN * spacing * np.linalg.norm(dual[:, k])
+        along = images @ dual[:, k]
+        shifted = [(images, atoms)]
+        for n in range(1, int(np.ceil(margin)) + 1):
+            for sign, near in ((n, along < margin - n + 1.0), (-n, along > n - margin)):
+                shifted.append((images[near] + sign * period, atoms[near]))
+        images, atoms = (np.concatenate(parts) for parts in zip(*shifted, strict=True))
     try:
         corners = Delaunay(images).simplices
     except QhullError:  # all on one line
@@ -170,29 +177,12 @@ def _triangles(points: np.ndarray, periods: np.ndarray) -> np.ndarray:
     a, b, c = (images[corners[:, k]] for k in range(3))
     doubled = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     corners = np.where((doubled > 0.0)[:, None], corners, corners[:, ::-1])
+    centres = (a + b + c) / 3.0 @ dual
+    kept = ((centres >= 0.0) & (centres < 1.0)).all(axis=1)
     if len(periods) < 2:
         edges = [np.linalg.norm(v, axis=1) for v in (a - b, b - c, c - a)]
-        good = (np.max(edges, axis=0) < LONGEST_EDGE * spacing) & (np.abs(doubled) > THINNEST * spacing**2)
-        corners = corners[good]
-    if len(periods):
-        corners = corners[_counted_once(corners, len(points), shifts)]
-    return corners % len(points)
-
-
-def _counted_once(corners: np.ndarray, count: int, shifts: np.ndarray) -> np.ndarray:
-    """Mask of one triangle out of each set of periodic images: the one whose corner of lowest atom, then shift, is not shifted."""
-    atoms, images = corners % count, shifts[corners // count]
-    kept = np.zeros(len(corners), dtype=bool)
-    known = set()
-    for t in range(len(corners)):
-        k = min(range(3), key=lambda k: (atoms[t, k], tuple(images[t, k])))
-        if images[t, k].any():
-            continue
-        others = tuple(sorted((int(atoms[t, j]), *images[t, j].tolist()) for j in range(3)))
-        if others not in known:
-            known.add(others)
-            kept[t] = True
-    return kept
+        kept &= (np.max(edges, axis=0) < LONGEST_EDGE * spacing) & (np.abs(doubled) > THINNEST * spacing**2)
+    return atoms[corners[kept]]
 
 
 def _area(points: np.ndarray, periods: np.ndarray) -> float:
@@ -203,14 +193,6 @@ def _area(points: np.ndarray, periods: np.ndarray) -> float:
         across = np.array([-periods[0][1], periods[0][0]]) / length
         return max(float(length * np.ptp(points @ across)), 1.0e-6)
     return max(float(np.prod(np.ptp(points, axis=0))), 1.0e-6)
-
-
-def _height(period: np.ndarray, periods: np.ndarray) -> float:
-    """Distance between the lines that ``period`` leads from one to the next."""
-    if len(periods) < 2:
-        return float(np.linalg.norm(period))
-    other = periods[1] if np.array_equal(period, periods[0]) else periods[0]
-    return abs(float(np.linalg.det(periods))) / float(np.linalg.norm(other))
 
 
 def draw_topology(result: Result, figure: Any) -> None:
