@@ -23,6 +23,7 @@ SHAFT, HEAD, CONE = 0.085, 0.20, 0.42  # radii of shaft and head, length of the 
 LENGTH = 0.85  # of the longest arrow, in distances between neighbouring moments
 LIGHT = np.array([-0.35, 0.45, 0.82])  # in the camera's frame: from the upper left, in front
 FACETS = ((2_000, 12), (8_000, 8), (25_000, 6))  # up to so many arrows, so many sides
+WHITE, BLACK = 0.93, 0.08  # of the poles: seen on white paper, and with shades
 MOST_ARROWS = 25_000  # more are drawn as dots
 SIZE = 7.0  # inches
 LEAST_HEIGHT = 3.1  # inches: of the column beside the picture
@@ -174,7 +175,11 @@ def spin_colours(spins: np.ndarray, colour: str = "direction", axis: np.ndarray 
     axis = np.array([0.0, 0.0, 1.0]) if axis is None else axis
     first, second = _around(axis)
     hue = np.arctan2(unit @ second, unit @ first) / (2.0 * np.pi) % 1.0
-    return _hls(hue, 0.5 + 0.42 * (unit @ axis))
+    along = unit @ axis
+    colours = _hls(hue, 0.5 + 0.42 * along)
+    # the azimuth has no meaning at the poles: their colours are grey
+    share = (along**4)[:, None]
+    return (1.0 - share) * colours + share * np.where(along > 0.0, WHITE, BLACK)[:, None]
 
 
 def _hls(hue: np.ndarray, lightness: np.ndarray) -> np.ndarray:
