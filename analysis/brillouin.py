@@ -19,6 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
+from spinmd.analysis.translations import folded, translations
 from spinmd.errors import InputError
 from spinmd.trajectory import Trajectory
 
@@ -66,8 +67,9 @@ class PrimitiveCell:
         """seekpath's standard cells, and the matrices that take our vectors to them (whole numbers, exact)."""
         if not self.pbc.all():
             raise InputError(
-                f"the run is open along its lattice vector {int(np.argmin(self.pbc))}, and high-symmetry points belong to crystals "
-                "that are periodic in three directions; give wave vectors by hand, with zeros there, such as --path '0,0,0 0.5,0,0'",
+                f"the run is open along its lattice vector {int(np.argmin(self.pbc))}, and high-symmetry points belong to "
+                "crystals that are periodic in three directions; give wave vectors by hand, with zeros there, such as "
+                "--path '0,0,0 0.5,0,0'",
                 "--path",
             )
         if len(self.basis) > MOST_SITES:
@@ -189,8 +191,8 @@ def reduced_cell(
         anyhow = _repeated(sites, cell, np.full(len(sites), "X"), pbc, tolerance, OCCUPIED)
         if len(anyhow.basis) < len(sites):
             raise InputError(
-                f"{', '.join(sorted(set(symbols)))} are mixed on the sites of a crystal of {len(anyhow.basis)} per cell, so that none "
-                "repeats; --ignore-elements takes the lattice of the sites",
+                f"{', '.join(sorted(set(symbols)))} are mixed on the sites of a crystal, so that no cell repeats; "
+                "--ignore-elements takes the lattice of the sites",
                 "primitive cell",
             )
     elif len(found.basis) == len(sites) > 1:
@@ -199,7 +201,7 @@ def reduced_cell(
 
 
 def _repeated(sites, cell, symbols, pbc, tolerance, share) -> PrimitiveCell:
-    vectors = _translations(sites, cell, symbols, pbc, tolerance, share)
+    vectors = translations(sites, cell, symbols, pbc, tolerance, share)
     multiples = np.rint(cell @ np.linalg.inv(vectors))
     vectors = np.linalg.solve(multiples, cell)  # exactly: the supercell is what is sure
     count = round(abs(np.linalg.det(multiples)))
@@ -207,91 +209,9 @@ def _repeated(sites, cell, symbols, pbc, tolerance, share) -> PrimitiveCell:
         basis, names, site = sites, tuple(map(str, symbols)), np.arange(len(sites))
         vectors, multiples = cell, np.eye(3)
     else:
-        basis, names, site = _folded(sites, vectors, symbols, pbc, tolerance)
+        basis, names, site = folded(sites, vectors, symbols, pbc, tolerance)
     occupied = len(sites) / (count * len(basis))
     return PrimitiveCell(vectors, basis, names, pbc, multiples.astype(int), site, occupied)
-
-
-def _translations(sites, cell, symbols, pbc, tolerance, share) -> np.ndarray:
-    """(3, 3) Å, rows: the shortest independent translations; along open directions the cell's own vectors."""
-    from scipy.spatial import cKDTree
-
-    fractional = sites @ np.linalg.inv(cell)
-    fractional -= np.where(pbc, np.floor(fractional), 0.0)
-    fractional[(fractional >= 1.0) & pbc] = 0.0
-    names, kinds = np.unique(symbols, return_inverse=True)
-    # a fourth coordinate keeps elements apart
-    tree = cKDTree(np.column_stack([fractional, 10.0 * kinds]), boxsize=[*np.where(pbc, 1.0, 0.0), 0.0])
-    reach = tolerance * np.linalg.norm(np.linalg.inv(cell), axis=0).max() * 2.0
-    rarest = np.flatnonzero(kinds == np.argmin(np.bincount(kinds)))
-    shifts = fractional[rarest] - fractional[rarest[0]]
-    shifts -= np.where(pbc, np.rint(shifts), 0.0)
-    images = np.array(np.meshgrid(*[(-1, 0, 1) if side else (0,) for side in pbc])).reshape(3, -1).T
-    shifts = (shifts[:, None] + images).reshape(-1, 3)
-    vectors = shifts @ cell
-    length = np.linalg.norm(vectors, axis=1)
-    flat = np.abs(vectors - np.where(pbc, shifts, 0.0) @ cell).max(axis=1) < tolerance
-    usable = np.flatnonzero(flat & (length > 2.0 * tolerance) & (length < length[flat].max() + 1.0))
-    # of equally long ones those with positive components first, so that the choice does not depend on the order of atoms
-    order = np.lexsort((*(-np.rint(vectors[usable] / tolerance)).T[::-1], np.rint(length[usable] / tolerance)))
-    kept: list[np.ndarray] = []
-    own = [cell[k] for k in np.flatnonzero(~pbc)]
-    few = np.linspace(0, len(sites) - 1, min(len(sites), 60)).astype(int)
-    for k in usable[order]:
-        if not _independent([*own, *kept, vectors[k]]):
-            continue
-        if all(
-            _maps(tree, fractional, kinds, shifts[k], part, cell, pbc, reach, tolerance, share)
-            for part in (few, slice(None))
-        ):
-            kept.append(vectors[k])
-        if len(kept) + len(own) == 3:
-            break
-    else:
-        return cell
-    result = np.empty((3, 3))
-    result[~pbc] = cell[~pbc]
-    result[pbc] = kept
-    if np.linalg.det(result) * np.linalg.det(cell) < 0.0:
-        result[np.flatnonzero(pbc)[-1]] *= -1.0
-    return result
-
-
-def _independent(vectors) -> bool:
-    sizes = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.linalg.svd(np.array(vectors) / sizes, compute_uv=False)[-1] > 1.0e-3
-
-
-def _maps(tree, fractional, kinds, shift, part, cell, pbc, reach, tolerance, share) -> bool:
-    """Whether the shift takes (most of) these sites to sites of the same element."""
-    moved = fractional[part] + shift
-    moved -= np.where(pbc, np.floor(moved), 0.0)
-    moved[(moved >= 1.0) & pbc] = 0.0
-    _, nearest = tree.query(np.column_stack([moved, 10.0 * kinds[part]]), distance_upper_bound=reach)
-    hit = nearest < len(fractional)
-    missed = moved[hit] - fractional[nearest[hit]]
-    missed -= np.where(pbc, np.rint(missed), 0.0)
-    good = np.count_nonzero(np.linalg.norm(missed @ cell, axis=1) < tolerance)
-    return good == len(moved) if share == 1.0 else good >= share * len(moved)
-
-
-def _folded(sites, vectors, symbols, pbc, tolerance) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Sites of the primitive cell, their elements, and the one of each atom."""
-    fractional = sites @ np.linalg.inv(vectors)
-    site = np.full(len(sites), -1)
-    basis, names = [], []
-    while (site < 0).any():
-        first = int(np.argmax(site < 0))
-        offset = fractional - fractional[first]
-        offset -= np.where(pbc, np.rint(offset), 0.0)
-        same = (np.linalg.norm(offset @ vectors, axis=1) < 2.0 * tolerance) & (site < 0)
-        site[same] = len(basis)
-        place = fractional[first] + offset[same].mean(axis=0)
-        place -= np.where(pbc, np.floor(place + 1.0e-9), 0.0)
-        basis.append(place @ vectors)
-        kinds, counts = np.unique(symbols[same], return_counts=True)
-        names.append(str(kinds[np.argmax(counts)]))
-    return np.array(basis), tuple(names), site
 
 
 # ---------------------------------------------------------------------- paths
