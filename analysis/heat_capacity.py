@@ -13,7 +13,7 @@ from spinmd.analysis.conditions import bath_temperature, ensemble, has_bath, lat
 from spinmd.analysis.figures import abscissa, label, points
 from spinmd.analysis.magnetisation import LADDER
 from spinmd.analysis.reading import EQUILIBRIUM, Window
-from spinmd.analysis.results import RUN, Result
+from spinmd.analysis.results import RUN, Result, with_error
 from spinmd.analysis.statistics import Blocks, too_short
 from spinmd.errors import InputError
 from spinmd.trajectory import Trajectory
@@ -192,4 +192,4 @@ def _draw_energy(result: Result, figure) -> None:
     axes.axhline(0.0, color="0.4", linewidth=1)
     axes.set(xlabel=words, ylabel="E − ⟨E⟩ (meV per atom)")
     value, error = result["heat_capacity"], result.error("heat_capacity")
-    axes.set_title(f"{kelvin:g} K:  C = ({value:.3g} ± {error:.1g}) $k_B$ per atom", loc="left")
+    axes.set_title(f"{kelvin:g} K:  C = ({with_error(value, error)}) $k_B$ per atom", loc="left")

@@ -25,7 +25,7 @@ from spinmd.analysis.conditions import (
 )
 from spinmd.analysis.figures import UNITS, abscissa, label, points
 from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
-from spinmd.analysis.results import Result
+from spinmd.analysis.results import Result, with_error
 from spinmd.analysis.statistics import Blocks, too_short
 from spinmd.analysis.sublattices import by_element, by_site, pattern_of
 from spinmd.errors import InputError
@@ -135,7 +135,12 @@ def _add_order(result, prefix, vectors, temperatures, count, moment, axes, words
     for k, kelvin in enumerate(temperatures):
         one = order_blocks(vectors[:, k], seed=k)
         blocks.append(one)
-        estimates.append(one.values(lambda mean, kelvin=kelvin: _functions(mean, count, moment, kelvin)))
+        estimates.append(one.values(lambda mean, kelvin=kelvin: _lengths(mean, count, moment, kelvin)))
+        if not prefix:
+            # directions wander for longer than lengths fluctuate: blocks of their own
+            own = Blocks(np.column_stack([vectors[:, k], vectors[:, k] ** 2]), vectors[:, k], seed=k)
+            parts = own.values(lambda mean, kelvin=kelvin: _components(mean, count, kelvin))
+            estimates[-1] = tuple(map(np.concatenate, zip(estimates[-1], parts, strict=True)))
     values = np.array([value for value, _ in estimates])
     errors = np.array([error for _, error in estimates])
     components = [f"_{axis}" for axis in AXES] if not prefix else []
@@ -167,34 +172,30 @@ def _add_order(result, prefix, vectors, temperatures, count, moment, axes, words
 
 
 def order_blocks(vectors: np.ndarray | Sequence[np.ndarray], seed: int = 0) -> Blocks:
-    """Blocks of |m|, |m|², |m|⁴, the components and their squares, of (rows, components) or of a list of independent runs."""
-    parts = vectors if isinstance(vectors, list) else [vectors]
-    columns, guides = [], []
-    for part in parts:
-        square = (part**2).sum(axis=1)
-        columns.append(np.column_stack([np.sqrt(square), square, square**2, part, part**2]))
-        guides.append(square)
-    return Blocks(columns, guides, seed)
+    """Blocks of |m|, |m|² and |m|⁴, of (rows, components) or of a list of independent runs."""
+    squares = [(part**2).sum(axis=1) for part in (vectors if isinstance(vectors, list) else [vectors])]
+    return Blocks([np.column_stack([np.sqrt(one), one, one**2]) for one in squares], squares, seed)
 
 
-def _functions(mean: np.ndarray, count: int, moment: float, kelvin: float) -> np.ndarray:
-    """What ``_add_order`` names, from means as ``order_blocks`` has them."""
+def _factor(count: int, kelvin: float) -> float:
+    """1/T: n µ_B/(k_B T), from µB² to µB/T per atom."""
+    return count * BOHR_MAGNETON / (BOLTZMANN * kelvin) if kelvin > 0.0 else np.nan
+
+
+def _lengths(mean: np.ndarray, count: int, moment: float, kelvin: float) -> np.ndarray:
+    """What ``_add_order`` names first, from means as ``order_blocks`` has them."""
     length, square, fourth = mean[..., 0], mean[..., 1], mean[..., 2]
-    components = (mean.shape[-1] - 3) // 2
-    factor = count * BOHR_MAGNETON / (BOLTZMANN * kelvin) if kelvin > 0.0 else np.nan
+    factor = _factor(count, kelvin)
     with np.errstate(invalid="ignore", divide="ignore"):
-        first = [
-            length,
-            square,
-            length / moment,
-            factor * np.maximum(square - length**2, 0.0),
-            factor * square / 3.0,
-            1.0 - fourth / (3.0 * square**2),
-        ]
-    if components == 3:
-        first += [mean[..., 3 + k] for k in range(3)]
-        first += [factor * np.maximum(mean[..., 6 + k] - mean[..., 3 + k] ** 2, 0.0) for k in range(3)]
-    return np.stack(first, axis=-1)
+        cumulant = 1.0 - fourth / (3.0 * square**2)
+    longitudinal = factor * np.maximum(square - length**2, 0.0)
+    return np.stack([length, square, length / moment, longitudinal, factor * square / 3.0, cumulant], axis=-1)
+
+
+def _components(mean: np.ndarray, count: int, kelvin: float) -> np.ndarray:
+    """⟨m_a⟩ and χ_aa of the three components, from their means and mean squares."""
+    first, second = mean[..., :3], mean[..., 3:]
+    return np.concatenate([first, _factor(count, kelvin) * np.maximum(second - first**2, 0.0)], axis=-1)
 
 
 def staggered_rows(trajectory: Trajectory, window: Window, pattern: np.ndarray, progress: bool = False) -> np.ndarray:
@@ -289,5 +290,5 @@ def _draw_series(result: Result, figure) -> None:
     axes.axhline(value, color="0.5", linestyle="--", linewidth=1)
     unit = UNITS["muB"]
     axes.set(xlabel=words, ylabel=label("mean moment per atom", "muB"))
-    axes.set_title(f"⟨|m|⟩ = {value:.4g} ± {error:.1g} {unit}", loc="left")
+    axes.set_title(f"⟨|m|⟩ = ({with_error(value, error)}) {unit}", loc="left")
     axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.7, 1.0))

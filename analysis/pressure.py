@@ -14,7 +14,7 @@ import numpy as np
 from spinmd.analysis.conditions import bath_temperature, supercell
 from spinmd.analysis.figures import abscissa, label, points
 from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
-from spinmd.analysis.results import Result
+from spinmd.analysis.results import Result, with_error
 from spinmd.analysis.statistics import correlation_time, mean_with_error, too_short
 from spinmd.errors import InputError
 from spinmd.trajectory import Trajectory
@@ -120,7 +120,7 @@ def draw_pressure(result: Result, figure) -> None:
         mean, error = result["pressure"], result.error("pressure")
         axes.axhline(mean, color="C1", linewidth=1.4)
         axes.set(xlabel=label("time", "ps"), ylabel=label("pressure", "GPa"))
-        axes.set_title(f"P = ({mean:.4g} ± {error:.1g}) GPa", loc="left")
+        axes.set_title(f"P = ({with_error(mean, error)}) GPa", loc="left")
         return
     x, words = abscissa(result)
     left, right = figure.subplots(1, 2)

@@ -201,4 +201,9 @@ def draw_rdf(result: Result, figure) -> None:
         upper.legend()
     upper.axhline(1.0, color="0.5", linewidth=1, linestyle="--", zorder=0)
     upper.set(ylabel="g(r)", ylim=(0, None))
-    lower.set(xlabel=label("distance", "Angstrom"), ylabel="neighbours within r", ylim=(0, None), xlim=(0, None))
+    lower.set(
+        xlabel=label("distance", "Angstrom"),
+        ylabel="neighbours within r",
+        ylim=(0, None),
+        xlim=(0, result["r_edge"][-1]),
+    )

@@ -34,7 +34,7 @@ def pair_correlation(
 ) -> Result:  # fmt: skip
     """C(r) of one run by shells of its ideal sites, and its correlation length.
 
-    r_max    Å; None: half the smallest distance between opposite faces of the cell, which it may not exceed
+    r_max    Å; None: half the smallest distance between opposite faces of the cell; up to half the largest one
     bins     of equal width instead of shells
     element  only its atoms;  form  of the fit: "ornstein-zernike" or "exponential"
 
@@ -47,8 +47,9 @@ def pair_correlation(
         raise InputError(f"expected at least 2, got {bins}", "--bins")
     lattice = SpinLattice(trajectory, element)
     part = window.frames(lattice.part)
-    limit = 0.5 * float(cell_heights(lattice.shape[:, None] * lattice.unit).min())
-    r_max = limit if r_max is None else r_max
+    heights = 0.5 * cell_heights(lattice.shape[:, None] * lattice.unit)
+    whole, limit = float(heights.min()), float(heights.max())
+    r_max = whole if r_max is None else r_max
     if not 0.0 < r_max <= limit * (1.0 + 1.0e-9):
         raise InputError(f"expected a distance up to half the cell, {limit:.4g} Å, got {r_max:g}", "--r-max")
     shells = _Shells(lattice, r_max, bins)
@@ -75,6 +76,8 @@ def pair_correlation(
     result.add("pairs", shells.counts / lattice.natoms, "1", "neighbours of a site at this distance", axes=("r",))
     result.add("mean_square", value[-1], "1", "⟨|e̅|²⟩ of the mean direction of each frame", None if few else error[-1])
     _add_length(result, shells.r, blocks, form, few)
+    if r_max > whole * (1.0 + 1.0e-9):
+        result.notes.append(f"shells beyond {whole:.4g} Å, half the cell's smallest height, are not complete")
     return result
 
 
@@ -174,6 +177,7 @@ def draw_spin_correlation(result: Result, figure) -> None:
         text = f"ξ = {float(length.values):.3g}{error} Å"
         right.plot(grid, model(grid, parameters, result.settings["form"]), color="C1", label=text, zorder=0)
         right.legend()
-    for axes, words in ((left, "⟨e₀·e_r⟩"), (right, "connected part, ⟨e₀·e_r⟩ − ⟨|e̅|²⟩")):
+    pair = "$\\langle e_0\\cdot e_r\\rangle$"
+    for axes, words in ((left, f"correlation {pair}"), (right, f"connected part {pair} − ⟨|e̅|²⟩")):
         axes.axhline(0.0, color="0.5", linewidth=1, zorder=0)
         axes.set(xlabel=label("distance", "Angstrom"), ylabel=words)

@@ -14,7 +14,7 @@ import numpy as np
 from spinmd.analysis.conditions import bath_temperature, degrees_of_freedom, has_bath
 from spinmd.analysis.figures import abscissa, label, points
 from spinmd.analysis.reading import EQUILIBRIUM, Window
-from spinmd.analysis.results import Result
+from spinmd.analysis.results import Result, with_error
 from spinmd.analysis.statistics import correlation_time, mean_with_error, too_short
 from spinmd.errors import InputError
 from spinmd.trajectory import Trajectory
@@ -108,7 +108,7 @@ def draw_temperature(result: Result, figure) -> None:
     for k, name in enumerate(names):
         values = result[f"{name}_temperature_series"]
         mean, error = result[NAMES[name]], result.error(NAMES[name])
-        text = f"{'lattice' if name == 'lattice' else 'spins'}: {mean:.4g} ± {error:.1g} K"
+        text = f"{'lattice' if name == 'lattice' else 'spins'}: ({with_error(mean, error)}) K"
         left.plot(x, values, color=f"C{k}", linewidth=0.9, label=text)
         found, edges, _ = right.hist(
             values[np.isfinite(values)], bins=40, density=True, orientation="horizontal", color=f"C{k}", alpha=0.45

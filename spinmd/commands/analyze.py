@@ -69,3 +69,6 @@ def distributions_command(
             average,
         )  # fmt: skip
     finish(result, output, plot, quiet)
+
+
+import spinmd.commands.analyze_statics  # noqa: E402, F401  (its commands)
