@@ -5,35 +5,22 @@
 with m the length of the mean moment: Binder, Z. Phys. B 43, 119 (1981). For the Heisenberg model U is 2/3 in the ordered phase
 and 4/9 in the disordered one; at T_c it hardly depends on the size, so that the curves U(T) of two sizes cross there.
 
-Rows of a run are correlated. Errors come from the bootstrap of blocks (Künsch, Ann. Stat. 17, 1217 (1989)) which are longer than
-the time over which m² is correlated. A block takes the rows of all temperatures together, since parallel tempering moves
-replicas from one to another.
+Rows of a run are correlated: errors come from the bootstrap of blocks (``statistics``) which are longer than the time over
+which m² is correlated. A block takes the rows of all temperatures together, since parallel tempering moves replicas from one to
+another; runs that are independent, one for each temperature, are given as a list, and each has blocks of its own.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from spinmd.analysis.statistics import BLOCK_TIMES, FEWEST_BLOCKS, Blocks, Estimate, correlation_time
 from spinmd.errors import InputError
 
-BLOCK_TIMES = 8.0  # length of a block in correlation times
-FEWEST_BLOCKS = 10
-WINDOW = 5.0  # Sokal's: sum correlations up to this many correlation times
-RESAMPLES = 400
+__all__ = ["Crossing", "Estimate", "binder_crossing", "binder_cumulant", "correlation_time"]
+
 # U* and ω of O(3) in a periodic cube: Hasenbusch, J. Phys. A 34, 8221 (2001); Campostrini et al., Phys. Rev. B 65, 144520 (2002)
 HEISENBERG = (0.6202, 0.773)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its standard error."""
-
-    value: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.6g} ± {self.error:.2g}"
 
 
 @dataclass(frozen=True)
@@ -44,26 +31,8 @@ class Crossing:
     cumulant: Estimate
 
 
-def correlation_time(values) -> float:
-    """Integrated correlation time τ = ½ + Σ_{t≥1} ρ(t) of (rows,) values, in rows; ½ where neighbours are independent.
-
-    The sum ends at the first t ≥ 5 τ(t): Sokal, in Functional Integration (Plenum, 1997), p. 131. NaN for fewer than two rows
-    or values that do not change.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    n = len(values)
-    deviations = values - values.mean() if n else values
-    if n < 2 or np.abs(deviations).max() <= 1.0e-12 * np.abs(values).max():
-        return math.nan
-    power = np.abs(np.fft.rfft(deviations, 2 * n)) ** 2
-    correlation = np.fft.irfft(power, 2 * n)[:n]
-    times = np.cumsum(correlation / correlation[0]) - 0.5
-    window = np.flatnonzero(np.arange(n) >= WINDOW * times)
-    return max(float(times[window[0]] if len(window) else times[-1]), 0.5)
-
-
 def binder_cumulant(magnetisation, seed: int = 0) -> list[Estimate]:
-    """U at each temperature with its error; ``magnetisation`` (rows, temperatures) or (rows,), the length of the mean moment.
+    """U at each temperature with its error; ``magnetisation``: see ``binder_crossing``; or (rows,).
 
     Leave the rows before equilibrium out. Raises InputError for runs too short for an error.
     """
@@ -79,7 +48,8 @@ def binder_crossing(
     """T_c from the runs of two sizes at the same temperatures.
 
     temperatures  (temperatures,), any order
-    small, large  (rows, temperatures), the length of the mean moment of each size in equilibrium; rows may differ in number
+    small, large  (rows, temperatures), the length of the mean moment of each size in equilibrium; rows may differ in number. Or a
+                  list, for each temperature (rows,) or a list of these: independent runs
     degree        of the polynomials in T that are fitted to the two curves
     sizes         edges L of the two systems, in any unit. If they are given, the leading correction to scaling is taken out:
                   at T_c, U = U* + c L^−ω, so that the curves of (U − U*) L^ω cross there, whatever c
@@ -136,29 +106,39 @@ class _Resampled:
     """cumulant (temperatures,) of the data, and cumulants (samples, temperatures) of bootstrap samples of its blocks."""
 
     def __init__(self, magnetisation, seed: int):
-        values = np.asarray(magnetisation, dtype=np.float64)
-        values = values[:, None] if values.ndim == 1 else values
-        if values.ndim != 2 or not len(values) or not np.isfinite(values).all() or (values < 0.0).any():
-            raise InputError(
-                "expected lengths of the magnetisation, (rows, temperatures), finite and not negative", "magnetisation"
-            )
-        if not values.any(axis=0).all():
+        if isinstance(magnetisation, list):
+            parts = [_Resampled(_runs(run), seed + 1000 * k) for k, run in enumerate(magnetisation)]
+            self.cumulant = np.concatenate([part.cumulant for part in parts])
+            self.cumulants = np.concatenate([part.cumulants for part in parts], axis=1)
+            return
+        runs = magnetisation if isinstance(magnetisation, tuple) else (magnetisation,)
+        squares = [_squares(run) for run in runs]
+        if not np.concatenate(squares).any(axis=0).all():
             raise InputError("the magnetisation is zero in all rows", "magnetisation")
-        square = values**2
-        times = [correlation_time(column) for column in square.T]
-        length = math.ceil(BLOCK_TIMES * max([time for time in times if time == time], default=0.5))
-        count = len(square) // length
-        if count < FEWEST_BLOCKS:
+        blocks = Blocks([np.concatenate([square, square**2], axis=1) for square in squares], squares, seed)
+        if not blocks.enough:
             raise InputError(
-                f"{len(square)} rows are too few for an error, with correlations over {length / BLOCK_TIMES:.0f} rows; run "
-                f"{FEWEST_BLOCKS * length} or more",
+                f"{blocks.rows} rows are too few for an error, with correlations over {blocks.wanted / BLOCK_TIMES:.0f} rows; run "
+                f"{FEWEST_BLOCKS * blocks.wanted} or more",
                 "magnetisation",
             )
-        kept = square[len(square) - count * length :].reshape(count, length, -1)
-        second, fourth = kept.mean(axis=1), (kept**2).mean(axis=1)
-        self.cumulant = _cumulant(second.mean(axis=0), fourth.mean(axis=0))
-        drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-        self.cumulants = _cumulant(second[drawn].mean(axis=1), fourth[drawn].mean(axis=1))
+        half = squares[0].shape[1]
+        self.cumulant = _cumulant(blocks.mean[:half], blocks.mean[half:])
+        self.cumulants = _cumulant(blocks.samples[:, :half], blocks.samples[:, half:])
+
+
+def _runs(run) -> tuple:
+    return tuple(run) if isinstance(run, (list, tuple)) else (run,)
+
+
+def _squares(magnetisation) -> np.ndarray:
+    values = np.asarray(magnetisation, dtype=np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or not len(values) or not np.isfinite(values).all() or (values < 0.0).any():
+        raise InputError(
+            "expected lengths of the magnetisation, (rows, temperatures), finite and not negative", "magnetisation"
+        )
+    return values**2
 
 
 def _cumulant(second: np.ndarray, fourth: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """All analyses by their name on the command line: where the function lives, what draws its result.
 
-A function ``NAME(trajectory, ...) -> Result`` looks at one run, ``draw(result, figure)`` draws what one run or several laid
-side by side gave. Modules are imported when they are used.
+A function ``NAME(trajectory, ...) -> Result`` looks at one run (``critical_temperature`` at several), ``draw(result,
+figure)`` draws what one run or several laid side by side gave. Modules are imported when they are used.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,16 @@ class Analysis:
 
 
 ANALYSES: dict[str, Analysis] = {
+    "curie": Analysis("curie", "critical_temperature", "draw_curie", (11.0, 4.0)),
     "distributions": Analysis("distributions", "moment_distributions", "draw_distributions", (9.0, 4.0)),
     "topology": Analysis("topology", "topological_charge", "draw_topology"),
+    "heat-capacity": Analysis("heat_capacity", "specific_heat", "draw_heat_capacity"),
+    "magnetisation": Analysis("magnetisation", "magnetic_order", "draw_magnetisation", (11.0, 4.0)),
+    "pressure": Analysis("pressure", "pressure_and_cell", "draw_pressure", (9.0, 4.0)),
+    "rdf": Analysis("rdf", "radial_distribution", "draw_rdf", (6.4, 5.2)),
+    "spin-correlation": Analysis("spin_correlation", "pair_correlation", "draw_spin_correlation", (9.0, 4.0)),
+    "structure-factor": Analysis("structure_factor", "static_structure_factor", "draw_structure_factor"),
+    "temperature": Analysis("temperature", "temperatures", "draw_temperature", (9.0, 4.0)),
 }
 
 

@@ -96,3 +96,6 @@ def topology_command(
             lambda one: topological_charge(one, within, normal=direction, element=element, progress=not quiet), average
         )
     finish(result, output, plot, quiet)
+
+
+import spinmd.commands.analyze_statics  # noqa: E402, F401  (its commands)
