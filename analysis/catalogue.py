@@ -35,6 +35,7 @@ class Analysis:
 
 ANALYSES: dict[str, Analysis] = {
     "distributions": Analysis("distributions", "moment_distributions", "draw_distributions", (9.0, 4.0)),
+    "sqw": Analysis("sqw", "dynamical_structure_factor", "draw_sqw", (8.0, 5.0)),
 }
 
 

@@ -69,3 +69,6 @@ def distributions_command(
             average,
         )  # fmt: skip
     finish(result, output, plot, quiet)
+
+
+from spinmd.commands import analyze_dynamics  # noqa: E402, F401 -- registers its commands on app
