@@ -15,10 +15,10 @@ import numpy as np
 
 from spinmd.analysis.brillouin import BrillouinPath
 from spinmd.analysis.results import Result
-from spinmd.analysis.spectra import HBAR_MEV, Welch
+from spinmd.analysis.spectra import CENTRAL, HBAR_MEV, Welch
 from spinmd.trajectory import Trajectory
 
-CENTRAL = 2.5  # spacings of energy around zero in which a static line hides all others
+EMPTY = 1.0e-6  # of the highest peak of the map: what is conserved at a wave vector shows rounding alone
 PROMINENCE = 0.02  # of the highest peak at this q, for another one
 BACKGROUND = 4.0  # times the median of the spectrum, for any
 EDGE = 0.03  # of the peak's height: weight of its centre against its tails
@@ -38,10 +38,13 @@ def add_branches(
     is none; stiffness meV Å² or spin_wave_velocity, sound_velocity (m/s) with errors, where three wave vectors are near enough.
     """
     energy, spectrum = result["energy"], result["S"]
-    positive = energy > CENTRAL * plan.step
+    positive = energy > 0.5 * plan.step
+    least = EMPTY * spectrum[:, energy > CENTRAL * plan.step].max(initial=0.0)
     shape = plan.correlation
     found = np.full((3, 2, len(along), most), np.nan)
     for row, values in enumerate(spectrum):
+        if values[energy > CENTRAL * plan.step].max(initial=0.0) <= least:
+            continue
         for k, peak in enumerate(fit_peaks(energy[positive], values[positive], plan, most, shape)):
             found[:, :, row, k] = peak
     per = result.quantity("S").unit.removesuffix("/meV")
@@ -75,10 +78,12 @@ def fit_peaks(
     smooth = np.convolve(np.pad(values, 1, mode="edge"), (0.25, 0.5, 0.25), mode="valid")
     floor = max(PROMINENCE * smooth.max(), BACKGROUND * np.median(smooth))
     at, properties = find_peaks(smooth, prominence=min(floor, 0.5 * smooth.max()))
+    outside = energy[at] > CENTRAL * plan.step
+    at, prominence = at[outside], properties["prominences"][outside]
     if not len(at) or smooth.max() < BACKGROUND * np.median(smooth):
         return []
     half = np.maximum(peak_widths(smooth, at, rel_height=0.5)[0] / 2.0, 1.0)
-    best = np.argsort(-properties["prominences"] * half, kind="stable")[:most]
+    best = np.argsort(-prominence * half, kind="stable")[:most]
     order = best[np.argsort(at[best])]
     at, half = at[order], half[order]
     peaks = []
@@ -144,31 +149,38 @@ def _expansions(result: Result, along: BrillouinPath, branches: np.ndarray, boun
     spins = result.settings["of"] == "spins"
     if spins and component == "longitudinal":
         return
+    if not spins and component not in ("longitudinal", "transverse"):
+        result.notes.append(
+            "velocities of sound come with --component longitudinal or transverse, where each has its branch alone"
+        )
+        return
     power = 2 if spins and _order(part) > FERROMAGNETIC else 1
     size = np.linalg.norm(along.q, axis=1)
     energy, error = branches[0, :, 0], branches[1, :, 0]
     usable = (size > 1.0e-9) & (size <= NEAR * boundary * (1.0 + 1.0e-9)) & np.isfinite(energy) & (error < 0.2 * energy)
     directions, values = [], []
     for k, (start, end) in enumerate(along.ends):
-        chosen = usable & (along.segment == k)
-        if min(np.linalg.norm(start), np.linalg.norm(end)) < 1.0e-9 and np.count_nonzero(chosen) >= 2:
+        if min(np.linalg.norm(start), np.linalg.norm(end)) < 1.0e-9:
+            chosen = usable & (along.segment == k)
             names = along.names[k] if np.linalg.norm(start) < 1.0e-9 else along.names[k][::-1]
             directions.append("-".join(names))
-            values.append(_expand(size[chosen], energy[chosen], error[chosen], power))
-    if not directions:
+            enough = np.count_nonzero(chosen) >= 2
+            values.append(_expand(size[chosen], energy[chosen], error[chosen], power) if enough else (np.nan, np.nan))
+    if not np.isfinite(values).any():
         result.notes.append(
-            "too few wave vectors near Γ for a stiffness or a velocity: two with a peak are needed in the inner half of the zone, "
-            "in one direction"
+            "too few wave vectors near Γ for a stiffness or a velocity: two with a peak are needed in the inner half of the "
+            "zone, in one direction"
         )
         return
     values = np.array(values)
-    near = usable & np.isin(
-        along.segment, [k for k, ends in enumerate(along.ends) if not np.linalg.norm(ends, axis=1).all()]
-    )
     if power == 2:
         name, unit, factor = "stiffness", "meV Angstrom^2", 1.0
-        pooled = _expand(size[near], energy[near], error[near], power)
-        result.add(name, pooled[0], unit, "D of E = D q²(1 − βq²), all directions together", pooled[1])
+        found = values[np.isfinite(values[:, 0])]
+        weight = found[:, 1] ** -2.0
+        mean = float(found[:, 0] @ weight / weight.sum())
+        scatter = np.sqrt(((found[:, 0] - mean) ** 2) @ weight / weight.sum() / max(len(found) - 1, 1))
+        words = "D of E = D q²(1 − βq² ...), mean over the directions"
+        result.add(name, mean, unit, words, max(float(scatter), weight.sum() ** -0.5))
     else:
         name, unit, factor = ("spin_wave_velocity" if spins else "sound_velocity"), "m/s", 100.0 / HBAR_MEV
     result.add("direction", directions, "text", "from Γ", axes=("direction",))
@@ -177,16 +189,21 @@ def _expansions(result: Result, along: BrillouinPath, branches: np.ndarray, boun
 
 
 def _expand(q, energy, error, power) -> tuple[float, float]:
-    """a of E = a q^n (1 − β q²) and its standard error; with two wave vectors, or one length, the error is that of the peaks."""
+    """a of E = a q^n (1 − β q² + γ q⁴) and its error; γ with four wave vectors or more.
+
+    The error has a share for the term that is left out, a tenth of what the last one gives at the largest q, to the power of its
+    order: for a cosine that is what it makes.
+    """
     error = np.maximum(error, 1.0e-4 * energy)
-    design = np.stack([q**power, q ** (power + 2)], axis=1) / error[:, None]
-    if np.ptp(q) < 1.0e-6 * q.max():
-        design = design[:, :1]
+    terms = 2 if len(q) < 4 else 3
+    design = np.stack([q ** (power + 2 * k) for k in range(terms)], axis=1) / error[:, None]
     solution, *_ = np.linalg.lstsq(design, energy / error, rcond=None)
     residual = design @ solution - energy / error
-    freedom = len(q) - design.shape[1]
+    freedom = len(q) - terms
     spread = max(1.0, float(residual @ residual) / freedom) if freedom > 0 else 1.0
-    return float(solution[0]), float(np.sqrt(np.linalg.inv(design.T @ design)[0, 0] * spread))
+    statistical = np.sqrt(np.linalg.inv(design.T @ design)[0, 0] * spread)
+    omitted = 0.1 * abs(solution[0]) * abs(solution[1] / solution[0] * q.max() ** 2) ** terms
+    return float(solution[0]), float(np.hypot(statistical, omitted))
 
 
 def _order(part: Trajectory) -> float:

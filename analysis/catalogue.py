@@ -35,6 +35,10 @@ class Analysis:
 
 ANALYSES: dict[str, Analysis] = {
     "distributions": Analysis("distributions", "moment_distributions", "draw_distributions", (9.0, 4.0)),
+    "autocorrelation": Analysis("autocorrelation", "time_autocorrelation", "draw_autocorrelation"),
+    "dos": Analysis("dos", "density_of_states", "draw_dos"),
+    "energy-flow": Analysis("energy_flow", "flow_of_energy", "draw_energy_flow", (7.0, 7.5)),
+    "msd": Analysis("msd", "mean_square_displacement", "draw_msd"),
     "sqw": Analysis("sqw", "dynamical_structure_factor", "draw_sqw", (8.0, 5.0)),
 }
 

@@ -18,6 +18,8 @@ from spinmd.units import HBAR
 WINDOWS = ("hann", "none")
 SEGMENTS = 4
 FEWEST = 16  # frames of a segment
+CENTRAL = 1.5  # spacings of energy around zero in which a static line hides all others
+ALIASED = 0.02  # of the highest value of a spectrum, at the highest energy
 HBAR_MEV = 1.0e3 * HBAR  # meV ps
 MEV_PER_THZ = 2.0 * math.pi * HBAR_MEV
 
@@ -73,6 +75,17 @@ class Welch:
         weighted = segment * self.weights.reshape(-1, *[1] * (segment.ndim - 1))
         norm = math.sqrt(self.dt / (2.0 * math.pi * HBAR_MEV * float(self.weights @ self.weights)))
         return np.fft.fftshift(ifft(weighted, axis=0, norm="forward", overwrite_x=True), axes=0) * norm
+
+    def aliasing(self, energy: np.ndarray, spectrum: np.ndarray) -> list[str]:
+        """A note if a spectrum (n,) over energies reaches the highest that the frames hold: what lies beyond is folded back."""
+        top = float(np.abs(self.energy).max())
+        edge, inside = np.abs(energy) > 0.95 * top, np.abs(energy) > CENTRAL * self.step
+        if not edge.any() or spectrum[edge].mean() < ALIASED * spectrum[inside].max():
+            return []
+        return [
+            f"the spectrum reaches {top:.4g} meV, the highest energy of frames {1.0e3 * self.dt:.4g} fs apart: what lies beyond is "
+            "folded back to wrong energies; store frames more often (output.trajectory in the deck)"
+        ]
 
     def settings(self) -> dict:
         """For the record."""

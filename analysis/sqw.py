@@ -109,6 +109,7 @@ def dynamical_structure_factor(
     spectra, static = _spectra(part, along, plan, of, positions, mass_weighted, projections, progress)
 
     energy = plan.energy
+    result.notes += plan.aliasing(energy, np.abs(spectra[0].mean).sum(axis=0))
     kept = slice(None) if max_energy is None else np.abs(energy) <= max_energy * (1.0 + 1.0e-9)
     factor = 1.0
     if quantum:
@@ -134,10 +135,9 @@ def dynamical_structure_factor(
         end = "" if k == 0 else f"_{k + 1}"
         error = spectra[k].error
         words = f"{name} part of S(q, E)" if of == SPINS else f"{name} current"
-        result.add(
-            f"S{end}", (spectra[k].mean * factor)[:, kept], f"{unit}/meV", words, None if error is None else (error * factor)[:, kept],
-            axes=("distance", "energy"),
-        )  # fmt: skip
+        spread = None if error is None else (error * factor)[:, kept]
+        values = (spectra[k].mean * factor)[:, kept]
+        result.add(f"S{end}", values, f"{unit}/meV", words, spread, ("distance", "energy"))
         result.add(f"static{end}", static[k], unit, f"equal-time value of the {name} part", axes=("distance",))
     if of == SPINS:
         result.add("axis", direction, "1", "of the spins", axes=("component",))

@@ -46,6 +46,135 @@ IgnoreElements = Annotated[
 ]
 
 
+MaxTime = Annotated[
+    float | None, typer.Option("--max-time", metavar="PS", help="the longest time [default: a fifth of the window]")
+]
+
+
+@app.command("autocorrelation")
+def autocorrelation_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    every: Every = 1,
+    of: Annotated[str, typer.Option("--of", metavar="velocities|spins", help="of what")] = "velocities",
+    element: Element = None,
+    max_time: MaxTime = None,
+    subtract_mean: Annotated[
+        bool, typer.Option("--subtract-mean", help="of each atom: correlations of deviations")
+    ] = False,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Autocorrelation of velocities or spins, its integral, and diffusion."""
+    from spinmd.analysis.autocorrelation import time_autocorrelation
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop, every)
+    with opened(runs) as many:
+        result = many.each(
+            lambda one: time_autocorrelation(
+                one, within, of=of, element=element, max_time=max_time, subtract_mean=subtract_mean, progress=not quiet
+            ),
+            average,
+        )
+    finish(result, output, plot, quiet)
+
+
+@app.command("dos")
+def dos_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    every: Every = 1,
+    of: Annotated[str, typer.Option("--of", metavar="velocities|spins", help="phonons or magnons")] = "velocities",
+    element: Element = None,
+    axis: Axis = None,
+    normalise: Annotated[
+        str, typer.Option("--normalise", metavar="one|modes", help="integral: 1, or the number of modes")
+    ] = "one",
+    segments: Segments = 4,
+    taper: Taper = "hann",
+    max_energy: MaxEnergy = None,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Density of states of phonons (from velocities) or of magnons (from spins)."""
+    from spinmd.analysis.dos import density_of_states
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop, every)
+    with opened(runs) as many:
+        result = many.each(
+            lambda one: density_of_states(
+                one, within, of=of, element=element, axis=vector(axis, "--axis"), normalise=normalise,
+                segments=segments, taper=taper, max_energy=max_energy, progress=not quiet,
+            ),
+            average,
+        )  # fmt: skip
+    finish(result, output, plot, quiet)
+
+
+@app.command("energy-flow")
+def energy_flow_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    smoothing: Annotated[
+        float | None, typer.Option("--smoothing", metavar="PS", help="of rates [default: a fiftieth of the window]")
+    ] = None,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Energy that flows between lattice, spins and baths, and the relaxation of their temperatures."""
+    from spinmd.analysis.energy_flow import flow_of_energy
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop)
+    with opened(runs) as many:
+        result = many.each(lambda one: flow_of_energy(one, within, smoothing=smoothing), average)
+    finish(result, output, plot, quiet)
+
+
+@app.command("msd")
+def msd_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    every: Every = 1,
+    max_time: MaxTime = None,
+    element: Element = None,
+    keep_drift: Annotated[bool, typer.Option("--keep-drift", help="of the centre of mass")] = False,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mean square displacement; diffusion, or the amplitude of vibrations."""
+    from spinmd.analysis.msd import mean_square_displacement
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop, every)
+    with opened(runs) as many:
+        result = many.each(
+            lambda one: mean_square_displacement(
+                one, within, max_time=max_time, element=element, keep_drift=keep_drift, progress=not quiet
+            ),
+            average,
+        )
+    finish(result, output, plot, quiet)
+
+
 @app.command("sqw")
 def sqw_command(
     runs: RunFiles,
