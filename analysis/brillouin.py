@@ -62,6 +62,13 @@ class PrimitiveCell:
         """Å³"""
         return float(abs(np.linalg.det(self.vectors)))
 
+    @property
+    def boundary(self) -> float:
+        """1/Å from Γ to the nearest boundary of the Brillouin zone, in a direction that is periodic."""
+        images = np.array(np.meshgrid(*[(-2, -1, 0, 1, 2) if side else (0,) for side in self.pbc])).reshape(3, -1).T
+        lengths = np.linalg.norm(images @ self.reciprocal, axis=1)
+        return 0.5 * float(lengths[lengths > 0.0].min(initial=np.inf))
+
     @cached_property
     def _symmetry(self) -> dict:
         """seekpath's standard cells, and the matrices that take our vectors to them (whole numbers, exact)."""

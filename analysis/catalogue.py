@@ -44,6 +44,11 @@ ANALYSES: dict[str, Analysis] = {
     "spin-correlation": Analysis("spin_correlation", "pair_correlation", "draw_spin_correlation", (9.0, 4.0)),
     "structure-factor": Analysis("structure_factor", "static_structure_factor", "draw_structure_factor"),
     "temperature": Analysis("temperature", "temperatures", "draw_temperature", (9.0, 4.0)),
+    "autocorrelation": Analysis("autocorrelation", "time_autocorrelation", "draw_autocorrelation"),
+    "dos": Analysis("dos", "density_of_states", "draw_dos"),
+    "energy-flow": Analysis("energy_flow", "flow_of_energy", "draw_energy_flow", (7.0, 7.5)),
+    "msd": Analysis("msd", "mean_square_displacement", "draw_msd"),
+    "sqw": Analysis("sqw", "dynamical_structure_factor", "draw_sqw", (8.0, 5.0)),
 }
 
 

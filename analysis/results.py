@@ -214,11 +214,12 @@ def side_by_side(results: Sequence[Result], axes: dict[str, tuple[Any, str]] | N
 
     axes  further quantities that tell the runs apart: name -> (values, unit), for example the temperatures of a sweep
 
-    InputError where abscissas or shapes differ, since then the curves cannot share one array.
+    Quantities that some runs do not have (a fit that had nothing to fit) are left out, with a note. InputError where abscissas or
+    shapes differ, since then the curves cannot share one array.
     """
     first = _comparable(results)
     merged = Result(first.what, {}, dict(first.settings), [s for one in results for s in one.sources])
-    merged.notes = list(dict.fromkeys(note for one in results for note in one.notes))
+    merged.notes = list(dict.fromkeys(note for one in (first, *results) for note in one.notes))
     for name, (values, unit) in (axes or {}).items():
         if name not in first:
             merged.add(name, values, unit, "of the runs", axes=(RUN,))
@@ -241,7 +242,7 @@ def averaged(results: Sequence[Result]) -> Result:
     if len(results) < 2:
         raise InputError("an average needs at least two runs", first.what)
     merged = Result(first.what, {}, dict(first.settings), [s for one in results for s in one.sources])
-    merged.notes = list(dict.fromkeys(note for one in results for note in one.notes))
+    merged.notes = list(dict.fromkeys(note for one in (first, *results) for note in one.notes))
     for name, one in first.quantities.items():
         values = [result.quantities[name].values for result in results]
         if _is_abscissa(name, one) or one.values.dtype.kind not in "fiuc":
@@ -257,7 +258,17 @@ def _is_abscissa(name: str, quantity: Quantity) -> bool:
 
 
 def _comparable(results: Sequence[Result]) -> Result:
+    """The first result, with what all have. InputError where abscissas or shapes differ."""
     first = results[0]
+    shared = [
+        name for name, one in first.quantities.items()
+        if _is_abscissa(name, one) or all(name in other for other in results)
+    ]  # fmt: skip
+    every = dict.fromkeys(name for one in results for name in one.quantities)
+    missing = [name for name in every if name not in shared]
+    first = replace(first, quantities={name: first.quantities[name] for name in shared}, notes=list(first.notes))
+    if missing:
+        first.notes.append(f"not given by all runs, and left out: {', '.join(missing)}")
     for other in results[1:]:
         for name, one in first.quantities.items():
             theirs = other.quantities.get(name)

@@ -99,3 +99,4 @@ def topology_command(
 
 
 import spinmd.commands.analyze_statics  # noqa: E402, F401  (its commands)
+from spinmd.commands import analyze_dynamics  # noqa: E402, F401 -- registers its commands on app

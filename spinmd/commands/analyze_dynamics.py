@@ -1,0 +1,235 @@
+"""``spinmd analyze sqw``, ``autocorrelation``, ``dos``, ``msd`` and ``energy-flow``: what moves, and how fast."""
+
+from typing import Annotated
+
+import typer
+
+from spinmd.commands.common import (
+    Average,
+    Every,
+    Force,
+    From,
+    Output,
+    Plot,
+    Quiet,
+    RunFiles,
+    To,
+    app,
+    check_targets,
+    finish,
+    opened,
+    vector,
+    window,
+)
+
+Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
+Axis = Annotated[
+    str | None,
+    typer.Option("--axis", metavar="X,Y,Z", help="of the spins [default: their mean moment, or the sublattices']"),
+]
+Segments = Annotated[
+    int, typer.Option("--segments", metavar="N", help="of Welch's method: more are smoother and coarser")
+]
+Taper = Annotated[str, typer.Option("--window", metavar="hann|none", help="of each segment")]
+MaxEnergy = Annotated[float | None, typer.Option("--max-energy", metavar="MEV", help="the highest energy that is kept")]
+PathOption = Annotated[
+    str | None,
+    typer.Option("--path", help="through the Brillouin zone: G-H-N-G-P, or '0,0,0 1/2,0,0' [default: seekpath's]"),
+]
+PathUnits = Annotated[
+    str,
+    typer.Option("--path-units", metavar="conventional|primitive", help="reciprocal vectors that coordinates count in"),
+]
+Snap = Annotated[bool, typer.Option("--snap", help="wave vectors near the path too, not only exactly on it")]
+IgnoreElements = Annotated[
+    bool, typer.Option("--ignore-elements", help="the lattice of the sites, whatever element is on them")
+]
+
+
+MaxTime = Annotated[
+    float | None, typer.Option("--max-time", metavar="PS", help="the longest time [default: a fifth of the window]")
+]
+
+
+@app.command("autocorrelation")
+def autocorrelation_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    every: Every = 1,
+    of: Annotated[str, typer.Option("--of", metavar="velocities|spins", help="of what")] = "velocities",
+    element: Element = None,
+    max_time: MaxTime = None,
+    subtract_mean: Annotated[
+        bool, typer.Option("--subtract-mean", help="of each atom: correlations of deviations")
+    ] = False,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Autocorrelation of velocities or spins, its integral, and diffusion."""
+    from spinmd.analysis.autocorrelation import time_autocorrelation
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop, every)
+    with opened(runs) as many:
+        result = many.each(
+            lambda one: time_autocorrelation(
+                one, within, of=of, element=element, max_time=max_time, subtract_mean=subtract_mean, progress=not quiet
+            ),
+            average,
+        )
+    finish(result, output, plot, quiet)
+
+
+@app.command("dos")
+def dos_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    every: Every = 1,
+    of: Annotated[str, typer.Option("--of", metavar="velocities|spins", help="phonons or magnons")] = "velocities",
+    element: Element = None,
+    axis: Axis = None,
+    normalise: Annotated[
+        str, typer.Option("--normalise", metavar="one|modes", help="integral: 1, or the number of modes")
+    ] = "one",
+    segments: Segments = 4,
+    taper: Taper = "hann",
+    max_energy: MaxEnergy = None,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Density of states of phonons (from velocities) or of magnons (from spins)."""
+    from spinmd.analysis.dos import density_of_states
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop, every)
+    with opened(runs) as many:
+        result = many.each(
+            lambda one: density_of_states(
+                one, within, of=of, element=element, axis=vector(axis, "--axis"), normalise=normalise,
+                segments=segments, taper=taper, max_energy=max_energy, progress=not quiet,
+            ),
+            average,
+        )  # fmt: skip
+    finish(result, output, plot, quiet)
+
+
+@app.command("energy-flow")
+def energy_flow_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    smoothing: Annotated[
+        float | None, typer.Option("--smoothing", metavar="PS", help="of rates [default: a fiftieth of the window]")
+    ] = None,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Energy that flows between lattice, spins and baths, and the relaxation of their temperatures."""
+    from spinmd.analysis.energy_flow import flow_of_energy
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop)
+    with opened(runs) as many:
+        result = many.each(lambda one: flow_of_energy(one, within, smoothing=smoothing), average)
+    finish(result, output, plot, quiet)
+
+
+@app.command("msd")
+def msd_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    every: Every = 1,
+    max_time: MaxTime = None,
+    element: Element = None,
+    keep_drift: Annotated[bool, typer.Option("--keep-drift", help="of the centre of mass")] = False,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mean square displacement; diffusion, or the amplitude of vibrations."""
+    from spinmd.analysis.msd import mean_square_displacement
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop, every)
+    with opened(runs) as many:
+        result = many.each(
+            lambda one: mean_square_displacement(
+                one, within, max_time=max_time, element=element, keep_drift=keep_drift, progress=not quiet
+            ),
+            average,
+        )
+    finish(result, output, plot, quiet)
+
+
+@app.command("sqw")
+def sqw_command(
+    runs: RunFiles,
+    output: Output = None,
+    plot: Plot = None,
+    start: From = None,
+    stop: To = None,
+    every: Every = 1,
+    path: PathOption = None,
+    path_units: PathUnits = "conventional",
+    snap: Snap = False,
+    of: Annotated[str, typer.Option("--of", metavar="spins|velocities", help="magnons or phonons")] = "spins",
+    component: Annotated[
+        str | None,
+        typer.Option(
+            "--component",
+            help="transverse, longitudinal, total, +-, -+, chirality, zz, xx+yy; several with commas [default: transverse; of "
+            "velocities total]",
+        ),
+    ] = None,
+    axis: Axis = None,
+    element: Element = None,
+    mass_weighted: Annotated[
+        bool, typer.Option("--mass-weighted", help="velocities times the root of the mass")
+    ] = False,
+    positions: Annotated[
+        str, typer.Option("--positions", metavar="ideal|instantaneous", help="sites, or where the atoms are")
+    ] = "ideal",
+    segments: Segments = 4,
+    taper: Taper = "hann",
+    quantum: Annotated[bool, typer.Option("--quantum", help="with the factor of detailed balance")] = False,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", metavar="K", help="for --quantum [default: the run's mean]")
+    ] = None,
+    fit: Annotated[bool, typer.Option("--fit/--no-fit", help="positions and widths of peaks")] = True,
+    branches: Annotated[int | None, typer.Option("--branches", metavar="N", help="peaks at each wave vector")] = None,
+    ignore_elements: IgnoreElements = False,
+    max_energy: MaxEnergy = None,
+    average: Average = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Dynamical structure factor S(q, ω) of spins or of the lattice on a path, with its branches."""
+    from spinmd.analysis.sqw import dynamical_structure_factor
+
+    check_targets(output, plot, runs, force)
+    within = window(start, stop, every)
+    with opened(runs) as many:
+        result = many.each(
+            lambda one: dynamical_structure_factor(
+                one, within, path=path, path_units=path_units, snap=snap, of=of, component=component,
+                axis=vector(axis, "--axis"), element=element, mass_weighted=mass_weighted, positions=positions,
+                segments=segments, taper=taper, quantum=quantum, temperature=temperature, fit=fit, branches=branches,
+                ignore_elements=ignore_elements, max_energy=max_energy, progress=not quiet,
+            ),
+            average,
+        )  # fmt: skip
+    finish(result, output, plot, quiet)
