@@ -34,21 +34,21 @@ class Analysis:
 
 
 ANALYSES: dict[str, Analysis] = {
+    "autocorrelation": Analysis("autocorrelation", "time_autocorrelation", "draw_autocorrelation"),
     "curie": Analysis("curie", "critical_temperature", "draw_curie", (11.0, 4.0)),
     "distributions": Analysis("distributions", "moment_distributions", "draw_distributions", (9.0, 4.0)),
-    "topology": Analysis("topology", "topological_charge", "draw_topology"),
+    "dos": Analysis("dos", "density_of_states", "draw_dos"),
+    "energy-flow": Analysis("energy_flow", "flow_of_energy", "draw_energy_flow", (7.0, 7.5)),
     "heat-capacity": Analysis("heat_capacity", "specific_heat", "draw_heat_capacity"),
     "magnetisation": Analysis("magnetisation", "magnetic_order", "draw_magnetisation", (11.0, 4.0)),
+    "msd": Analysis("msd", "mean_square_displacement", "draw_msd"),
     "pressure": Analysis("pressure", "pressure_and_cell", "draw_pressure", (9.0, 4.0)),
     "rdf": Analysis("rdf", "radial_distribution", "draw_rdf", (6.4, 5.2)),
     "spin-correlation": Analysis("spin_correlation", "pair_correlation", "draw_spin_correlation", (9.0, 4.0)),
+    "sqw": Analysis("sqw", "dynamical_structure_factor", "draw_sqw", (8.0, 5.0)),
     "structure-factor": Analysis("structure_factor", "static_structure_factor", "draw_structure_factor"),
     "temperature": Analysis("temperature", "temperatures", "draw_temperature", (9.0, 4.0)),
-    "autocorrelation": Analysis("autocorrelation", "time_autocorrelation", "draw_autocorrelation"),
-    "dos": Analysis("dos", "density_of_states", "draw_dos"),
-    "energy-flow": Analysis("energy_flow", "flow_of_energy", "draw_energy_flow", (7.0, 7.5)),
-    "msd": Analysis("msd", "mean_square_displacement", "draw_msd"),
-    "sqw": Analysis("sqw", "dynamical_structure_factor", "draw_sqw", (8.0, 5.0)),
+    "topology": Analysis("topology", "topological_charge", "draw_topology"),
 }
 
 

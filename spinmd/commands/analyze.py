@@ -1,102 +1,11 @@
-"""``spinmd analyze distributions`` and ``topology``; this module also brings the other groups of analyses together.
+"""``spinmd analyze WHAT RUN.h5 [RUN2.h5 ...]``: brings the groups of analyses together, each of which adds its commands to ``app``.
 
-A command is a few lines over its Python function; ``app`` is in ``common``, and each module of this folder adds to it.
+A command is a few lines over its Python function.
 """
 
-from typing import Annotated
+import spinmd.commands.analyze_dynamics
+import spinmd.commands.analyze_moments
+import spinmd.commands.analyze_statics  # noqa: F401
+from spinmd.commands.common import app
 
-import typer
-
-from spinmd.commands.common import (
-    Average,
-    Discard,
-    Every,
-    Force,
-    From,
-    Output,
-    Plot,
-    Quiet,
-    RunFiles,
-    To,
-    app,
-    check_targets,
-    finish,
-    floats,
-    opened,
-    vector,
-    window,
-)
-from spinmd.errors import InputError
-
-Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
-
-
-@app.command("distributions")
-def distributions_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    discard: Discard = 0.2,
-    element: Element = None,
-    axis: Annotated[
-        str | None, typer.Option("--axis", metavar="X,Y,Z", help="of the angles [default: the mean moment]")
-    ] = None,
-    bins: Annotated[int, typer.Option("--bins", help="of the histograms")] = 101,
-    lengths: Annotated[
-        str | None, typer.Option("--lengths", metavar="A,B", help="range of the lengths, µB [default: what occurs]")
-    ] = None,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
-    """Distributions of the lengths of the moments and of their angles."""
-    from spinmd.analysis.distributions import moment_distributions
-
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every, discard)
-    limits = None if lengths is None else floats(lengths, "--lengths")
-    if limits is not None and len(limits) != 2:
-        raise InputError(f"expected two numbers such as 1.5,3, got {lengths!r}", "--lengths")
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: moment_distributions(
-                one, within, element=element, axis=vector(axis, "--axis"), bins=bins,
-                lengths=None if limits is None else tuple(limits), progress=not quiet,
-            ),
-            average,
-        )  # fmt: skip
-    finish(result, output, plot, quiet)
-
-
-@app.command("topology")
-def topology_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    normal: Annotated[str, typer.Option("--normal", metavar="X,Y,Z", help="of the layers")] = "0,0,1",
-    element: Element = None,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
-    """Topological charge of each layer (skyrmion number), over time."""
-    from spinmd.analysis.topology import topological_charge
-
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every)
-    direction = vector(normal, "--normal")
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: topological_charge(one, within, normal=direction, element=element, progress=not quiet), average
-        )
-    finish(result, output, plot, quiet)
-
-
-import spinmd.commands.analyze_statics  # noqa: E402, F401  (its commands)
-from spinmd.commands import analyze_dynamics  # noqa: E402, F401 -- registers its commands on app
+__all__ = ["app"]
