@@ -9,3 +9,5 @@ import spinmd.commands.analyze_statics  # noqa: F401
 from spinmd.commands.common import app
 
 __all__ = ["app"]
+
+app.registered_commands.sort(key=lambda command: command.name or "")
