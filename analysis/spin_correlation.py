@@ -65,7 +65,7 @@ def pair_correlation(
             blocks[block, -1] += mean @ mean
             frames[block] += 1
     blocks /= frames[:, None]
-    value, error = jackknife(blocks, lambda mean: _both(mean))
+    value, error = jackknife(blocks, _both, frames)
     settings = {**window.settings(), "r_max": r_max, "bins": bins, "element": element, "form": form}
     result = Result("spin-correlation", settings=settings, sources=[str(trajectory.path)])
     result.add("r", shells.r, "Angstrom", "mean distance of the pairs", axes=("r",))
@@ -75,7 +75,7 @@ def pair_correlation(
     result.add("connected", value[n : 2 * n], "1", "⟨e_i·e_j⟩ − ⟨|e̅|²⟩", None if few else error[n : 2 * n], ("r",))
     result.add("pairs", shells.counts / lattice.natoms, "1", "neighbours of a site at this distance", axes=("r",))
     result.add("mean_square", value[-1], "1", "⟨|e̅|²⟩ of the mean direction of each frame", None if few else error[-1])
-    _add_length(result, shells.r, blocks, form, few)
+    _add_length(result, shells.r, blocks, frames, form, few)
     if r_max > whole * (1.0 + 1.0e-9):
         result.notes.append(f"shells beyond {whole:.4g} Å, half the cell's smallest height, are not complete")
     return result
@@ -115,13 +115,13 @@ class _Shells:
         return np.bincount(self.number, sums, len(self.r)) / self.counts
 
 
-def _add_length(result: Result, r: np.ndarray, blocks: np.ndarray, form: str, few: bool) -> None:
+def _add_length(result: Result, r: np.ndarray, blocks: np.ndarray, frames: np.ndarray, form: str, few: bool) -> None:
     """Fit of the decay, and ξ with the error from leaving out blocks."""
     length = amplitude = (math.nan, math.nan)
     errors = result.error("connected")
     if len(r) >= 4:
         weights = np.ones(len(r)) if errors is None else 1.0 / np.maximum(errors, 0.05 * np.median(errors) + 1.0e-9)
-        value, error = jackknife(blocks, lambda mean: _fit(r, mean[:-1] - mean[-1], weights, form))
+        value, error = jackknife(blocks, lambda mean: _fit(r, mean[:-1] - mean[-1], weights, form), frames)
         if np.isfinite(value).all() and r[0] * 0.05 < value[0] < 5.0 * r[-1]:
             length, amplitude = (value[0], error[0]), (value[1], error[1])
             result.add("background", value[2], "1", "c of the fit", None if few else error[2])

@@ -92,8 +92,8 @@ class Blocks:
     guide    (rows, j) what the correlation time is taken from, or a list; None: the columns
     seed     of the draws: the same data give the same errors
 
-    mean (k,), samples (RESAMPLES, k); tau rows; count of blocks; rows. Where rows are too few for ten blocks of eight correlation
-    times, blocks are shorter, and errors too small: see ``too_short``.
+    mean (k,) of all rows, samples (RESAMPLES, k); tau rows; count of blocks; rows. Where rows are too few for ten blocks of
+    eight correlation times, blocks are shorter, and errors too small: see ``too_short``.
     """
 
     def __init__(self, columns, guide=None, seed: int = 0):
@@ -107,12 +107,13 @@ class Blocks:
         length = min(self.wanted, max(self.rows // FEWEST_BLOCKS, 1), *(len(part) for part in parts))
         self.means = np.concatenate([_block_means(part, length) for part in parts])
         self.count = len(self.means)
-        self.mean = self.means.mean(axis=0)
+        self.mean = np.concatenate(parts).mean(axis=0)
         drawn = np.random.default_rng(seed).integers(self.count, size=(RESAMPLES, self.count))
         # weights instead of the drawn blocks themselves: a matrix product, in little memory
         weights = np.zeros((RESAMPLES, self.count))
         np.add.at(weights, (np.arange(RESAMPLES)[:, None], drawn), 1.0 / self.count)
-        self.samples = weights @ self.means
+        # about the mean of all rows, also of those at the beginning that fill no block
+        self.samples = weights @ self.means + (self.mean - self.means.mean(axis=0))
 
     @property
     def enough(self) -> bool:
@@ -138,12 +139,21 @@ def _block_means(part: np.ndarray, length: int) -> np.ndarray:
     return part[len(part) - count * length :].reshape(count, length, -1).mean(axis=1)
 
 
-def jackknife(parts: Sequence, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """``function`` of the mean of (blocks, ...) parts and its standard error from leaving out one block at a time."""
+def jackknife(
+    parts: Sequence, function: Callable[[np.ndarray], np.ndarray], counts: Sequence | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """``function`` of the mean of (blocks, ...) parts and its standard error from leaving out one block at a time.
+
+    counts  (blocks,) what each part is the mean of, where these differ
+    """
     parts = np.asarray(parts, dtype=np.float64)
-    n, total = len(parts), np.sum(parts, axis=0)
-    value = np.asarray(function(total / n), dtype=np.float64)
+    n = len(parts)
+    counts = np.ones(n) if counts is None else np.asarray(counts, dtype=np.float64)
+    weighted = parts * counts.reshape(n, *([1] * (parts.ndim - 1)))
+    total = np.sum(weighted, axis=0)
+    value = np.asarray(function(total / counts.sum()), dtype=np.float64)
     if n < 2:
         return value, np.full(value.shape, math.nan)
-    left = np.array([function((total - part) / (n - 1)) for part in parts])
+    rest = counts.sum() - counts
+    left = np.array([function((total - part) / others) for part, others in zip(weighted, rest, strict=True)])
     return value, np.sqrt((n - 1) / n * ((left - left.mean(axis=0)) ** 2).sum(axis=0))

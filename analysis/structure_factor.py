@@ -73,9 +73,9 @@ def static_structure_factor(
         result.add("q", q, "1/Angstrom", "wave vectors of the path", axes=("distance", "component"))
         settings["ticks"] = [[float(at), name] for at, name in found.ticks]
         result.notes += found.notes
-    blocks, mean_square = _averages(part, q, weights, instantaneous, progress)
+    blocks, frames, mean_square = _averages(part, q, weights, instantaneous, progress)
     unit = "1" if weights == "directions" else "muB^2"
-    mean = blocks.mean(axis=0)
+    mean = np.einsum("b,bkq->kq", frames / frames.sum(), blocks)
     few = len(blocks) < 2
     error = None if few else blocks.std(axis=0, ddof=1) / np.sqrt(len(blocks))
     total = blocks.sum(axis=1)
@@ -127,8 +127,8 @@ def _plane(result: Result, cell: PrimitiveCell, plane, extent: float, units: str
     return q, ("u", "v"), u.shape
 
 
-def _averages(part, q, weights, instantaneous, progress) -> tuple[np.ndarray, float]:
-    """(blocks, 3, n) S^aa(q) of blocks of frames, and ⟨e²⟩."""
+def _averages(part, q, weights, instantaneous, progress) -> tuple[np.ndarray, np.ndarray, float]:
+    """(blocks, 3, n) S^aa(q) of blocks of frames, (blocks,) how many these are, and ⟨e²⟩."""
     blocks = np.zeros((min(BLOCKS, len(part)), 3, len(q)))
     frames = np.zeros(len(blocks))
     scale = 1.0 / part.moments if weights == "directions" else np.ones(part.natoms)
@@ -154,7 +154,7 @@ def _averages(part, q, weights, instantaneous, progress) -> tuple[np.ndarray, fl
                 sums = (np.exp(-1j * (q[some] @ part.sites.T)) @ columns).reshape(-1, count, 3)
             powers = (sums.real**2 + sums.imag**2).transpose(1, 2, 0) / part.natoms
             np.add.at(blocks[:, :, some], where, powers)
-    return blocks / frames[:, None, None], square / (len(part) * part.natoms)
+    return blocks / frames[:, None, None], frames, square / (len(part) * part.natoms)
 
 
 def draw_structure_factor(result: Result, figure) -> None:
