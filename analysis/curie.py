@@ -1,7 +1,9 @@
 """Curie or Néel temperature from runs at several temperatures: crossing of Binder cumulants, or fits where there is one size only.
 
     several sizes   U = 1 − ⟨m⁴⟩/(3⟨m²⟩²) of two sizes cross at T_c (``binder``); of more than two, the two largest count
-    one size        m(T) = (1 − T/T_c)^β is fitted, and the peak of the susceptibility is found: both are shifted by the finite size
+    one size        U = U* = 0.620, which isotropic magnets in periodic cubes have at T_c; the fit of m(T) = (1 − T/T_c)^β;
+                    the peak of the susceptibility: all shifted by the finite size L = N^⅓, by about T_c L^(−1/ν), the first
+                    by T_c L^(−1/ν−ω)
 
 m is the magnetisation, or the staggered one of an antiferromagnet. Runs are told apart by their number of magnetic atoms and the
 temperature of their baths; seeds of one point are taken together, and a run of parallel tempering has all temperatures
@@ -15,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import least_squares
 
-from spinmd.analysis.binder import binder_crossing
+from spinmd.analysis.binder import HEISENBERG, binder_crossing
 from spinmd.analysis.conditions import bath_temperature, has_bath, magnetic_count, mean_moment
 from spinmd.analysis.figures import COLOURS, label
 from spinmd.analysis.magnetisation import AXES, ladder_rows, order_blocks, staggered_rows
@@ -28,6 +30,13 @@ from spinmd.trajectory import Trajectory
 from spinmd.units import BOHR_MAGNETON, BOLTZMANN
 
 ORDERS = ("magnetisation", "staggered")
+NU = 0.711  # of the Heisenberg model: Campostrini et al., Phys. Rev. B 65, 144520 (2002)
+METHODS = {  # of one size, the best first
+    "universal": "where the Binder cumulant is 0.620",
+    "fit": "T_c of m(T) = (1 − T/T_c)^β",
+    "peak": "of the susceptibility's peak",
+}
+ANISOTROPIC = {"anisotropy", "cubic-anisotropy", "zeeman", "dipole", "dmi", "tensor-exchange"}
 NEAR = 0.05  # of T_c: temperatures beside the crossing that parabolas may be fitted to
 FEWEST = 5  # temperatures for them, however far
 ORDERED = 0.35  # of the full moment: below that m(T) of a finite system is no power law
@@ -43,6 +52,7 @@ class Curve:
     moment: float
     runs: dict[float, list[np.ndarray]] = field(default_factory=dict)  # K -> (rows, components) µB of each run
     joint: bool = False
+    heisenberg: bool = False  # isotropic, in a periodic cube
     blocks: list[Blocks] = field(default_factory=list)
 
     @property
@@ -85,10 +95,10 @@ def critical_temperature(
     corrections  take the leading correction to scaling of Heisenberg magnets out of the crossing (``binder_crossing``)
 
     Quantities: critical_temperature K; of several sizes cumulant (at the crossing) and crossing_N1_N2 K for each pair of
-    neighbouring sizes; fit_temperature K, fit_exponent and peak_temperature K of the largest size, where temperatures reach
-    far enough; and the table over "point": size (magnetic atoms), temperature K, magnetisation µB, reduced, susceptibility
-    µB/T, binder. Raises InputError for too few temperatures, runs without a bath, and runs that differ in more than size and
-    temperature.
+    neighbouring sizes; universal_temperature, fit_temperature and peak_temperature K and fit_exponent of the largest size,
+    where temperatures reach far enough; and the table over "point": size (magnetic atoms), temperature K, magnetisation µB,
+    reduced, susceptibility µB/T, binder. Raises InputError for too few temperatures, runs without a bath, and runs that
+    differ in more than size and temperature.
     """
     if order not in (None, *ORDERS):
         raise InputError(f"expected {' or '.join(ORDERS)}, got {order!r}", "--order")
@@ -116,8 +126,8 @@ def critical_temperature(
         _add_crossings(result, curves, corrections)
     else:
         result.notes.append(
-            "one size only: its finite size shifts the critical temperature by some per cent; a second size, for example "
-            "structure.supercell twice as large, gives the crossing of Binder cumulants, which hardly depends on it"
+            "one size only: its finite size shifts the critical temperature; a second size, for example structure.supercell twice "
+            "as large, gives the crossing of Binder cumulants, which hardly depends on it"
         )
     _add_fits(result, largest, only=len(curves) == 1)
     _add_points(result, curves)
@@ -143,7 +153,7 @@ def _collected(trajectories, window, order, wavevector, progress) -> list[Curve]
                 "curie",
             )
         count = magnetic_count(one)
-        curve = curves.setdefault(count, Curve(count, mean_moment(one)))
+        curve = curves.setdefault(count, Curve(count, mean_moment(one), heisenberg=_heisenberg(one)))
         ladder = ladder_rows(one, window.chosen_rows(one))
         if ladder is not None:
             if order == "staggered":
@@ -167,6 +177,16 @@ def _collected(trajectories, window, order, wavevector, progress) -> list[Curve]
         curve.joint = False
         curve.runs.setdefault(near[0] if near else kelvin, []).append(_rows(one, window, order, wavevector, progress))
     return [curves[count] for count in sorted(curves)]
+
+
+def _heisenberg(trajectory: Trajectory) -> bool:
+    """Whether nothing in the deck prefers a direction of the spins, and the cell is a periodic cube."""
+    kinds = {str(term.get("kind")) for term in trajectory.settings.get("potential", [])}
+    cell = trajectory.site_cell
+    lengths = np.linalg.norm(cell, axis=1)
+    overlaps = cell @ cell.T / np.outer(lengths, lengths) - np.eye(3)
+    cube = np.ptp(lengths) < 0.01 * lengths.max() and np.abs(overlaps).max() < 0.01
+    return bool(trajectory.pbc.all() and cube and not kinds & ANISOTROPIC)
 
 
 def _rows(trajectory, window, order, wavevector, progress) -> np.ndarray:
@@ -264,22 +284,22 @@ def _near_crossing(common: np.ndarray, small: Curve, large: Curve) -> np.ndarray
 
 
 def _add_fits(result: Result, curve: Curve, only: bool) -> None:
-    """Fit of m(T) and the peak of the susceptibility; InputError if neither can be had where nothing else is known."""
-    fit, peak = _fit_order(curve), _peak(curve)
+    """Fit of m(T), peak of the susceptibility, and where U is the universal one; InputError if there is none and nothing else."""
+    found = {"universal": _universal(curve) if curve.heisenberg else None, "peak": _peak(curve)}
+    fit = _fit_order(curve)
+    found["fit"] = None if fit is None else fit[0]
+    for name, words in METHODS.items():
+        if found[name] is not None:
+            value, error = found[name].value, found[name].error
+            result.add(f"{name}_temperature", value, "K", f"{words}, {curve.count} magnetic atoms", error)
     if fit is not None:
-        words = f"T_c of m(T) = (1 − T/T_c)^β, {curve.count} magnetic atoms"
-        result.add("fit_temperature", fit[0].value, "K", words, fit[0].error)
         result.add(
-            "fit_exponent", fit[1].value, "1", "β of this fit: of the whole curve, not the critical one", fit[1].error
-        )
-    if peak is not None:
-        result.add(
-            "peak_temperature", peak.value, "K", f"of the susceptibility, {curve.count} magnetic atoms", peak.error
+            "fit_exponent", fit[1].value, "1", "β of the fit: of the whole curve, not the critical one", fit[1].error
         )
     if not only:
         return
-    best = fit[0] if fit is not None else peak
-    if best is None:
+    name = next((name for name in METHODS if found[name] is not None), None)
+    if name is None:
         values = curve.values(curve.reduced)
         raise InputError(
             f"no critical temperature: between {curve.temperatures[0]:g} and {curve.temperatures[-1]:g} K the order falls from "
@@ -287,8 +307,30 @@ def _add_fits(result: Result, curve: Curve, only: bool) -> None:
             "temperatures on both sides",
             "curie",
         )
-    words = "from the fit of m(T)" if fit is not None else "from the peak of the susceptibility"
-    result.add("critical_temperature", best.value, "K", f"{words}, of one size", best.error)
+    best = found[name]
+    size = curve.count ** (1.0 / 3.0)
+    shift = best.value * size ** -(1.0 / NU + (HEISENBERG[1] if name == "universal" else 0.0))
+    words = f"{METHODS[name]}, of one size; the error has the shift by the finite size that is usual, {shift:.2g} K"
+    result.add("critical_temperature", best.value, "K", words, float(np.hypot(best.error, shift)))
+
+
+def _universal(curve: Curve) -> Estimate | None:
+    """Where U falls through the value U* that all Heisenberg magnets in periodic cubes have at T_c; None where it does not."""
+    kelvin, values = curve.temperatures, curve.values(curve.cumulant)
+    above = values > HEISENBERG[0]
+    k = int(np.argmin(above))  # the first temperature above T_c
+    if above.all() or k == 0:
+        return None
+    near = slice(k - 1, k + 1)
+
+    def passed(cumulants: np.ndarray) -> np.ndarray:
+        high, low = cumulants[..., k - 1], cumulants[..., k]
+        return kelvin[k - 1] + (high - HEISENBERG[0]) / np.maximum(high - low, 1.0e-12) * (kelvin[k] - kelvin[k - 1])
+
+    samples = np.clip(
+        passed(curve.samples(curve.cumulant)), *(kelvin[near] + np.array([-1.0, 1.0]) * np.ptp(kelvin[near]))
+    )
+    return Estimate(float(passed(values)), float(np.std(samples, ddof=1)))
 
 
 def _fit_order(curve: Curve) -> tuple[Estimate, Estimate] | None:
@@ -388,9 +430,10 @@ def draw_curie(result: Result, figure) -> None:
         axes.axvline(value, color="0.35", linewidth=1)
         axes.axvspan(value - error, value + error, color="0.35", alpha=0.2, linewidth=0)
         axes.set(xlabel=label("temperature", "K"), ylabel=text)
-    if "fit_exponent" in result and result.quantity("critical_temperature").meaning.startswith("from the fit"):
-        grid = np.linspace(min(kelvin.min(), 0.5 * value), value, 300)
-        law = (1.0 - grid / value) ** result["fit_exponent"]
+    if "fit_exponent" in result and len(np.unique(sizes)) == 1:
+        end = result["fit_temperature"]
+        grid = np.linspace(kelvin.min(), end, 300)
+        law = (1.0 - grid / end) ** result["fit_exponent"]
         panels[0].plot(grid, law, color="0.2", linestyle="--", linewidth=1.2, zorder=0, label="(1 − T/T$_c$)$^β$")
     if "fitted" in result.settings:
         _zoom(panels[2], result)
