@@ -146,7 +146,7 @@ def test_energy_goes_to_and_fro_at_constant_energy(tmp_path, root):
             {"kind": "eam", "parameters": {"file": str(root / "inputs/potentials/Fe_mm.eam.fs")}},
             {"kind": "exchange", "parameters": {"form": "polynomial", "J0": 0.905, "cutoff": 3.75, "offset": True}},
         ],
-        "integrator": {"ensemble": "nve", "timestep": "1 fs"}, "run": {"steps": 400, "seed": 1, "threads": 1},
+        "integrator": {"ensemble": "nve", "timestep": "0.5 fs"}, "run": {"steps": 800, "seed": 1, "threads": 1},
         "output": {"thermo": 2, "trajectory": 0},
     }  # fmt: skip
     with Trajectory(run(tmp_path, "iron", deck)) as trajectory:
@@ -204,7 +204,7 @@ def test_a_part_of_the_atoms_where_the_memory_ends(crystal, monkeypatch):
     whole = analysis.time_autocorrelation(crystal, max_time=0.5)
     monkeypatch.setattr(autocorrelation, "MEMORY", 1.0e5)
     part = analysis.time_autocorrelation(crystal, max_time=0.5)
-    assert any("every" in note for note in part.notes) and not whole.notes
+    assert any("every" in note for note in part.notes) and not any("every" in note for note in whole.notes)
     assert part["correlation"] == pytest.approx(whole["correlation"], abs=0.1)
 
 
