@@ -95,8 +95,8 @@ def fit_peaks(
     at, half = at[order], half[order]
     peaks = []
     for k, centre in enumerate(at):
-        # halfway to the neighbours at most
-        least = (at[k - 1] + centre) // 2 + 1 if k else 0
+        # halfway to the neighbours at most, and not where a static line is
+        least = (at[k - 1] + centre) // 2 + 1 if k else int(np.argmax(energy > CENTRAL * plan.step))
         most_far = (at[k + 1] + centre) // 2 + 1 if k + 1 < len(at) else len(values)
         wide, start = half[k] * plan.step, None
         for _ in range(3):

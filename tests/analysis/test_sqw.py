@@ -82,6 +82,30 @@ def test_heisenberg_chain_of_uppasd(tmp_path):
     assert result["branch_energy"][-1, 0] == pytest.approx(432.058, rel=WITHIN)
 
 
+def test_chiral_magnons_go_their_own_way_forward_and_back(tmp_path):
+    """A chain along its moments with D along the bonds: ħω(q) = (2g/M) [J (1 − cos qa) + D sin qa + K], another one for −q.
+
+    Spins that turn right-handedly along x by qa cost −D sin qa; S⁺ ∝ e^{i(qx + ωt)} is S⁻ at −q.
+    """
+    coupling, anisotropy = 0.4 * J, 0.2 * J
+    deck = magnet("sc", (16, 1, 1), steps=3000)
+    deck["structure"] |= {"pbc": [True, False, False], "vacuum": 5.0}
+    deck["structure"]["spins"]["direction"] = [1, 0, 0]
+    deck["potential"] += [
+        {"kind": "dmi", "parameters": {"form": "shells", "D": [coupling], "direction": "bond"}},
+        {"kind": "anisotropy", "parameters": {"K": anisotropy, "axis": [1, 0, 0]}},
+    ]
+    with Trajectory(run(tmp_path, "chiral", deck)) as trajectory:
+        result = analysis.dynamical_structure_factor(
+            trajectory, path="-1/2,0,0 1/2,0,0", component="+-", segments=1, axis=[1, 0, 0]
+        )
+    angle = result["q"][:, 0] * EDGE
+    exact = 4.0e3 / MOMENT * (J * (1.0 - np.cos(angle)) + coupling * np.sin(angle) + anisotropy)
+    found = np.isfinite(result["branch_energy"][:, 0])
+    assert np.count_nonzero(found) >= 14
+    assert result["branch_energy"][found, 0] == pytest.approx(exact[found], rel=0.006)
+
+
 def test_stiffness(tmp_path):
     """D = (g/M) J a² of the simple cubic ferromagnet."""
     with Trajectory(run(tmp_path, "long", magnet("sc", (16, 3, 3), steps=4000))) as trajectory:
