@@ -22,6 +22,8 @@ EMPTY = 1.0e-6  # of the highest peak of the map: what is conserved at a wave ve
 PROMINENCE = 0.02  # of the highest peak at this q, for another one
 BACKGROUND = 4.0  # times the median of the spectrum, for any
 EDGE = 0.03  # of the peak's height: weight of its centre against its tails
+TAILS = 8.0  # half widths on either side that are fitted
+FEWEST_POINTS = 5
 NEAR = 0.5  # of the distance from Γ to the zone's boundary: where the expansion in q² is fitted
 FERROMAGNETIC = 0.3  # |ΣS|/Σ|S| from which spin waves go as q²
 BLOCKED = 1.5  # neighbouring energies under a Hann window are not independent: equivalent noise bandwidth
@@ -37,7 +39,7 @@ def add_branches(
     Adds branch_energy, branch_width (half width at half maximum) meV, branch_weight (nq, branches) with errors, NaN where there
     is none; stiffness meV Å² or spin_wave_velocity, sound_velocity (m/s) with errors, where three wave vectors are near enough.
     """
-    energy, spectrum = result["energy"], result["S"]
+    energy, spectrum, errors = result["energy"], result["S"], result.error("S")
     positive = energy > 0.5 * plan.step
     least = EMPTY * spectrum[:, energy > CENTRAL * plan.step].max(initial=0.0)
     shape = plan.correlation
@@ -45,7 +47,8 @@ def add_branches(
     for row, values in enumerate(spectrum):
         if values[energy > CENTRAL * plan.step].max(initial=0.0) <= least:
             continue
-        for k, peak in enumerate(fit_peaks(energy[positive], values[positive], plan, most, shape)):
+        scatter = None if errors is None else errors[row, positive]
+        for k, peak in enumerate(fit_peaks(energy[positive], values[positive], scatter, plan, most, shape)):
             found[:, :, row, k] = peak
     per = result.quantity("S").unit.removesuffix("/meV")
     axes = ("distance", "branch")
@@ -68,9 +71,13 @@ def add_branches(
 
 
 def fit_peaks(
-    energy: np.ndarray, values: np.ndarray, plan: Welch, most: int, correlation: np.ndarray
+    energy: np.ndarray, values: np.ndarray, errors: np.ndarray | None, plan: Welch, most: int, correlation: np.ndarray
 ) -> list[np.ndarray]:
-    """Up to ``most`` peaks of a spectrum (n,): [(position, error), (half width, error), (integral, error)] each, by position."""
+    """Up to ``most`` peaks of a spectrum (n,): [(position, error), (half width, error), (integral, error)] each, by position.
+
+    errors       (n,) of the spectrum, from the scatter of segments, or None
+    correlation  of the window, ``Welch.correlation``
+    """
     from scipy.signal import find_peaks, peak_widths
 
     if len(values) < 5 or most < 1 or not values.max() > 0.0:
@@ -88,19 +95,33 @@ def fit_peaks(
     at, half = at[order], half[order]
     peaks = []
     for k, centre in enumerate(at):
-        reach = max(5.0, 4.0 * half[k])
-        low = max(0, int(centre - reach), (at[k - 1] + centre) // 2 + 1 if k else 0)
-        high = min(
-            len(values), int(centre + reach) + 1, (at[k + 1] + centre) // 2 + 1 if k + 1 < len(at) else len(values)
-        )
-        if high - low < 4:
-            continue
-        peaks.append(_fit(energy[low:high], values[low:high], energy[centre], half[k], plan, correlation))
+        # halfway to the neighbours at most, and not where a static line is
+        least = (at[k - 1] + centre) // 2 + 1 if k else int(np.argmax(energy > CENTRAL * plan.step))
+        most_far = (at[k + 1] + centre) // 2 + 1 if k + 1 < len(at) else len(values)
+        wide, start = half[k] * plan.step, None
+        for _ in range(3):
+            reach = max(FEWEST_POINTS, TAILS * (wide + plan.resolution) / plan.step)
+            low, high = max(least, int(centre - reach)), min(most_far, int(centre + reach) + 1)
+            if high - low < FEWEST_POINTS:
+                break
+            near = slice(low, high)
+            scatter = 0.0 if errors is None else float((errors[near] ** 2).sum() / (values[near] ** 2).sum())
+            start = _fit(energy[near], values[near], scatter, energy[centre], half[k], plan, correlation)
+            if start[1, 0] <= 1.2 * wide:
+                break
+            wide = start[1, 0]
+        if start is not None:
+            peaks.append(start)
     return peaks
 
 
-def _fit(energy, values, centre, half, plan: Welch, correlation) -> np.ndarray:
-    """(3, 2) position, half width and integral with errors, by least squares; weights follow the fit, as errors of spectra do."""
+def _fit(energy, values, scatter, centre, half, plan: Welch, correlation) -> np.ndarray:
+    """(3, 2) position, half width and integral with errors, by least squares in which the fit itself gives the weights.
+
+    A spectrum scatters in proportion to its expectation, so that this is the maximum of its likelihood; a small constant
+    share keeps the far tails from deciding. ``scatter`` is the relative variance of the spectrum between segments: errors are
+    no smaller than it makes them.
+    """
     from scipy.optimize import least_squares
 
     # the sum over τ in as many steps as the oscillation needs, by the trapezoidal rule
@@ -121,9 +142,8 @@ def _fit(energy, values, centre, half, plan: Welch, correlation) -> np.ndarray:
     start = np.array([height / line(centre, width).max(), centre, width, max(values.min(), 0.0)])
     units = np.array([start[0], step, max(width, 0.3 * step), height])
     bounds = (np.array([0.0, energy[0], 0.0, 0.0]) / units, np.array([np.inf, energy[-1], np.inf, np.inf]) / units)
-    scatter = 0.5 / np.sqrt(plan.independent)
-    sigma = scatter * values + EDGE * height
-    for _ in range(3):
+    sigma = np.full(len(values), height)
+    for _ in range(6):
 
         def residual(scaled, sigma=sigma):
             amplitude, position, wide, background = scaled * units
@@ -131,10 +151,13 @@ def _fit(energy, values, centre, half, plan: Welch, correlation) -> np.ndarray:
 
         first = np.clip(start / units, bounds[0] + 1.0e-9, bounds[1])
         solution = least_squares(residual, first, bounds=bounds, x_scale=1.0, max_nfev=100)
+        moved = np.abs(solution.x - first).max()
         start = solution.x * units
-        sigma = scatter * (residual(solution.x) * sigma + values).clip(0.0) + EDGE * height
+        sigma = (residual(solution.x) * sigma + values).clip(0.0) + EDGE * height
+        if moved < 1.0e-3:
+            break
     freedom = max(len(values) - 4, 1)
-    spread = 2.0 * solution.cost / freedom * (BLOCKED if plan.window == "hann" else 1.0)
+    spread = max(2.0 * solution.cost / freedom, scatter) * (BLOCKED if plan.window == "hann" else 1.0)
     variance = np.diag(np.linalg.pinv(solution.jac.T @ solution.jac)) * spread
     error = np.sqrt(np.maximum(variance, 0.0)) * units
     return np.array([[start[k], error[k]] for k in (1, 2, 0)])

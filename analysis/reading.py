@@ -42,8 +42,10 @@ class Window:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def frames(self, trajectory: Trajectory, fewest: int = 1) -> Trajectory:
-        """The frames within; InputError if there are fewer than ``fewest``."""
-        chosen = np.flatnonzero(self._within(trajectory, trajectory.times, trajectory.steps))[:: self.every]
+        """The frames within, in the order of time; InputError if there are fewer than ``fewest``."""
+        times = trajectory.times
+        chosen = np.flatnonzero(self._within(trajectory, times, trajectory.steps))
+        chosen = chosen[np.argsort(times[chosen], kind="stable")][:: self.every]
         if len(chosen) < fewest:
             raise InputError(
                 f"{_count(len(chosen), 'frame')} where this analysis needs {fewest}: {self._counted(trajectory)}; store more "
@@ -51,7 +53,7 @@ class Window:
                 str(trajectory.path),
             )
         steps = np.unique(np.diff(chosen))
-        if len(steps) == 1:  # a slice reads faster than a list
+        if len(steps) == 1 and steps[0] > 0:  # a slice reads faster than a list
             return trajectory[int(chosen[0]) : int(chosen[-1]) + 1 : int(steps[0])]
         return trajectory[chosen]
 

@@ -21,6 +21,7 @@ from spinmd.commands.common import (
     vector,
     window,
 )
+from spinmd.errors import InputError
 
 Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
 Axis = Annotated[
@@ -220,6 +221,8 @@ def sqw_command(
     """Dynamical structure factor S(q, ω) of spins or of the lattice on a path, with its branches."""
     from spinmd.analysis.sqw import dynamical_structure_factor
 
+    if output is not None and output.suffix.lower() == ".csv":
+        raise InputError(f"a map over q and energy is no table, which CSV needs; write {output.stem}.h5", "--output")
     check_targets(output, plot, runs, force)
     within = window(start, stop, every)
     with opened(runs) as many:
