@@ -11,13 +11,14 @@ import numpy as np
 from spinmd.analysis.brillouin import BrillouinPath
 from spinmd.analysis.figures import COLOURS, label, run_labels
 from spinmd.analysis.results import RUN, Result
+from spinmd.analysis.spectra import MEV_PER_THZ
 from spinmd.analysis.spin_wave_limits import density_of_states, long_waves, scalar_stiffness, zone_points
 from spinmd.analysis.spin_wave_theory import MEV, SpinLattice, Waves
 from spinmd.errors import InputError
-from spinmd.units import BOLTZMANN, HBAR
+from spinmd.units import BOLTZMANN
 
 BINS = 100
-THZ = 2.0 * math.pi * HBAR * MEV  # meV
+
 FAINT = 3.0e-3  # of the strongest wave: thinner lines are not drawn as strong ones
 
 
@@ -47,8 +48,10 @@ def linear_spin_waves(
     result.add("distance", path.distance, "1/Angstrom", "along the path", axes=along)
     result.add("q", path.q, "1/Angstrom", "wave vectors", axes=("distance", "component"))
     result.add("segment", path.segment, "1", "of the path, from 0", axes=along)
-    result.add("tick", [tick for tick, _ in path.ticks], "1/Angstrom", "ends of segments", axes=("tick",))
-    result.add("tick_label", [name for _, name in path.ticks], "text", "their names", axes=("tick",))
+    result.add(
+        "label_distance", [tick for tick, _ in path.ticks], "1/Angstrom", "ends of segments", axes=("label_distance",)
+    )
+    result.add("label", [name for _, name in path.ticks], "text", "their names", axes=("label_distance",))
     energies = _rounded(modes.energies, waves)
     result.add("energy", energies, "meV", "ħω of the spin waves", axes=("distance", "mode"))
     strength = np.where(energies == 0.0, np.nan, modes.strength)  # of a turn of all spins: it has none, or no bound
@@ -88,7 +91,6 @@ def _add_long_waves(result: Result, waves: Waves) -> None:
 
 def _add_states(result: Result, waves: Waves, modes, q: np.ndarray, bins: int, reciprocal: np.ndarray) -> None:
     """Density of states, gap and stability from points of the whole zone and of the path."""
-    lattice = waves.lattice
     points = zone_points(waves)
     everywhere = waves.own_modes(points)
     energies, density, width = density_of_states(everywhere.energies, bins)
@@ -96,7 +98,7 @@ def _add_states(result: Result, waves: Waves, modes, q: np.ndarray, bins: int, r
     least = np.concatenate([everywhere.least, modes.least])
     where = np.concatenate([points, q])
     result.add("gap", max(float(_rounded(lowest, waves).min()), 0.0), "meV", "lowest energy in the Brillouin zone")
-    result.add("dos_energy", energies, "meV", "of the density of states", axes=("dos_energy",))
+    result.add("dos_energy", energies, "meV", "of the density of states", axes=("bin",))
     result.add(
         "dos", density, "1/meV", f"states per meV and moment, broadened by {width:.3g} meV", axes=("dos_energy",)
     )
@@ -113,12 +115,19 @@ def _add_states(result: Result, waves: Waves, modes, q: np.ndarray, bins: int, r
 # ---------------------------------------------------------------------- figures
 
 
-def wave_curves(result: Result, name: str = "energy") -> tuple[np.ndarray, np.ndarray]:
-    """(n,) distances and (n, modes) energies, meV, to be laid over a map along the same path; a row of NaN where the path jumps."""
-    distance, values = result["distance"], np.array(result[name], dtype=float)
-    steps = np.linalg.norm(np.diff(result["q"], axis=0), axis=1)
+def broken(distance: np.ndarray, q: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Distances (n,) and values (n, modes) along a path with a row of NaN where it jumps, to be drawn as lines."""
+    steps = np.linalg.norm(np.diff(q, axis=0), axis=1)
     jumps = np.flatnonzero(np.abs(steps - np.diff(distance)) > 1.0e-6) + 1
-    return np.insert(distance, jumps, distance[jumps]), np.insert(values, jumps, np.nan, axis=0)
+    lines = (np.insert(np.array(one, dtype=float), jumps, np.nan, axis=0) for one in values)
+    return np.insert(distance, jumps, distance[jumps]), *lines
+
+
+def visible_curves(waves: Waves, path: BrillouinPath) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) distances and (n, modes) energies in meV of the waves that S(q, ω) shows, to be laid over a map along the same path."""
+    modes = waves.modes(path.q)
+    shown = np.where(modes.strength > FAINT * np.nanmax(np.median(modes.strength, axis=0)), modes.energies, np.nan)
+    return broken(path.distance, path.q, shown)
 
 
 def draw_spin_waves(result: Result, figure) -> None:
@@ -130,18 +139,18 @@ def draw_spin_waves(result: Result, figure) -> None:
     if several:
         for k, name in enumerate(run_labels(result, len(result["energy"]))):
             colour = COLOURS[k % len(COLOURS)]
-            lines = left.plot(*_broken(result, k), color=colour, linewidth=1.3)
+            lines = left.plot(*broken(result["distance"], _of(result, "q", k, 2), result["energy"][k]), color=colour, linewidth=1.3)
             lines[0].set_label(name)
-            right.plot(result["dos"][k], _of(result, "dos_energy", k), color=colour, linewidth=1.3)
+            right.plot(result["dos"][k], _of(result, "dos_energy", k, 1), color=colour, linewidth=1.3)
         left.legend(fontsize=9)
     else:
         _strong_lines(left, result)
         right.fill_betweenx(result["dos_energy"], result["dos"], color=COLOURS[0], alpha=0.25, linewidth=0)
         right.plot(result["dos"], result["dos_energy"], color=COLOURS[0], linewidth=1.2)
-    names = result["tick_label"] if result["tick_label"].ndim == 1 else result["tick_label"][0]
-    for tick in result["tick"]:
+    names = _of(result, "label", 0, 1)
+    for tick in result["label_distance"]:
         left.axvline(tick, color="0.6", linewidth=0.7, zorder=0)
-    left.set_xticks(result["tick"], [name.replace("_", "") for name in names])
+    left.set_xticks(result["label_distance"], [name.replace("_", "") for name in names])
     left.grid(False, axis="x")
     if "stiffness" in result and not several:
         left.set_title(f"stiffness {result['stiffness']:.4g} meV Å²", loc="right", fontsize=11)
@@ -152,22 +161,14 @@ def draw_spin_waves(result: Result, figure) -> None:
     right.set(xlabel="states per\nmeV and moment", xlim=(0.0, None))
     right.locator_params(axis="x", nbins=2)
     right.spines["right"].set_visible(True)
-    other = right.secondary_yaxis("right", functions=(lambda e: e / THZ, lambda f: f * THZ))
+    other = right.secondary_yaxis("right", functions=(lambda e: e / MEV_PER_THZ, lambda f: f * MEV_PER_THZ))
     other.set_ylabel(label("frequency", "THz"))
 
 
-def _of(result: Result, name: str, run: int) -> np.ndarray:
+def _of(result: Result, name: str, run: int, dimensions: int) -> np.ndarray:
+    """The values of one run, whether they are stacked or the same for all."""
     values = result[name]
-    return values[run] if values.ndim == 2 else values
-
-
-def _broken(result: Result, run: int) -> tuple[np.ndarray, np.ndarray]:
-    one = Result("spin-waves")
-    for name in ("distance", "q", "energy"):
-        quantity = result.quantity(name)
-        stacked = quantity.axes[:1] == (RUN,)
-        one.add(name, quantity.values[run] if stacked else quantity.values, quantity.unit)
-    return wave_curves(one)
+    return values[run] if values.ndim > dimensions else values
 
 
 def _strong_lines(axes, result: Result) -> None:
@@ -175,9 +176,8 @@ def _strong_lines(axes, result: Result) -> None:
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap
 
-    distance, energy = wave_curves(result)
+    distance, energy, strength = broken(result["distance"], result["q"], result["energy"], result["strength"])
     axes.plot(distance, energy, color="0.8", linewidth=0.9, zorder=1)
-    strength = wave_curves(result, "strength")[1]
     for k in range(strength.shape[1]):  # at zero energy a wave is drawn as beside it
         known = np.flatnonzero(np.isfinite(strength[:, k]))
         strength[:, k] = np.interp(np.arange(len(strength)), known, strength[known, k]) if len(known) else 0.0

@@ -28,6 +28,9 @@ State = Annotated[
 ]
 
 
+OVERLAY = 400  # wave vectors of curves over a map
+
+
 @app.command("spin-waves")
 def spin_waves_command(
     sources: Sources,
@@ -115,6 +118,23 @@ def waves_of(
     result.sources.append(str(source))
     result.settings |= {"state": found.state, "path": path}
     result.notes = found.notes + route.notes + result.notes
+    return result
+
+
+def lay_over(
+    result: "Result", run: Path, state: str = "auto", path: str | None = None, path_units: str = "conventional"
+) -> "Result":
+    """Add the spin waves of a run's Hamiltonian to the Result of ``sqw`` of this run, as curves along the same path."""
+    from spinmd.analysis.brillouin import sampled_path
+    from spinmd.analysis.spin_wave_theory import Waves
+    from spinmd.analysis.spin_waves import visible_curves
+    from spinmd.commands.spin_hamiltonian import spin_crystal
+
+    found = spin_crystal(run, force=True).spin_lattice(state)
+    distance, energy = visible_curves(Waves(found.lattice), sampled_path(found.crystal, path, OVERLAY, units=path_units))
+    result.add("overlay_distance", distance, "1/Angstrom", "along the path", axes=("overlay_distance",))
+    result.add("overlay_energy", energy, "meV", "linear spin-wave theory", axes=("overlay_distance", "mode"))
+    result.notes += found.notes
     return result
 
 

@@ -12,7 +12,6 @@ out right. Of potentials that do not freeze (DeepSPIN) second derivatives are ta
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,12 +22,13 @@ from spinmd.analysis.spin_wave_theory import SpinLattice, turned
 from spinmd.analysis.translations import folded, translations
 from spinmd.building import build, build_terms, few_threads
 from spinmd.checkpoint import read_checkpoint
+from spinmd.commands.frozen_couplings import FrozenCouplings
 from spinmd.commands.live_couplings import live_couplings
 from spinmd.deck import Deck, Stage, load_deck
 from spinmd.errors import InputError
 from spinmd.integrators.parameters import IntegratorParameters
-from spinmd.model import Model, named
-from spinmd.protocols import Need, SpinTerm
+from spinmd.model import Model
+from spinmd.protocols import Need
 from spinmd.resuming import deck_of_run
 from spinmd.state import State
 from spinmd.trajectory import Trajectory
@@ -40,7 +40,6 @@ REST = 1.0e-9  # of the largest field: torques of a state that is relaxed
 SLOW = 1.0e-6  # of it: torques of one that relaxes no further
 ALIKE = 1.0e-4  # directions that differ less are the same when the magnetic cell is looked for
 MOST_SITES = 600  # of a magnetic cell
-PIECE = 4000  # atoms whose couplings are looked at together
 SINGLE_Q = ("antiferromagnetic", "spiral")
 
 
@@ -123,8 +122,8 @@ class SpinCrystal:
         integrator: IntegratorParameters | None = self.stage.integrator
         self.g = G_FACTOR if integrator is None else integrator.g_factor
         self.model = self.model_of(self._ideal(state))
-        live = [self.model.names[k] for k in self.model.live_terms()]
-        self.live = bool(live)
+        self.live = bool(self.model.live_terms())
+        self.frozen = FrozenCouplings(self.model, self.lengths, self.references, self.magnetic)
         if self.model.driven:
             time = state.clock.time
             self.notes.append(
@@ -213,7 +212,7 @@ class SpinCrystal:
         # the couplings between sites of the chemical cell, whatever the spins do
         u = np.tile([0.0, 0.0, 1.0], (len(self.lengths), 1))
         plain = self._lattice(u, directions_count=False)
-        if any(term.biquadratic is not None or term.cubic is not None for term, _ in self.frozen):
+        if self.frozen.nonlinear:
             raise InputError(
                 "the order of biquadratic couplings and cubic anisotropy is not found this way; give it as the deck's texture and use "
                 "--state initial",
@@ -331,12 +330,12 @@ class SpinCrystal:
         number = np.cumsum(chosen) - 1  # of a magnetic site among all sites
         self._vectors, self._places, self._all_first = vectors, places, first
         self._first, self._site = first[chosen], number[site]
-        lattice = self._couplings(u, vectors, places[chosen])
+        lattice = self._expanded(u, vectors, places[chosen])
         return Found(lattice, self.crystal, "", [], np.where(self.magnetic, self._site, -1))
 
     def _labels(self, u: np.ndarray, directions_count: bool) -> np.ndarray:
         """(N,) texts that are the same for atoms which a translation may map on each other."""
-        signature = self._signature()
+        signature = self.frozen.signature()
         columns = [self.lengths, self.references, *signature.T]
         scales = [1e-6, 1e-6] + [1e-7 * max(float(np.abs(signature).max()), 1e-9)] * signature.shape[1]
         if directions_count:
@@ -346,127 +345,14 @@ class SpinCrystal:
         _, kind = np.unique(keys, axis=0, return_inverse=True)
         return np.array([f"{symbol} {k}" for symbol, k in zip(self.symbols, kind.reshape(-1), strict=True)])
 
-    def _signature(self) -> np.ndarray:
-        """(N, k) sums over the couplings of each atom: a list may couple atoms that only look alike."""
-        n = len(self.lengths)
-        result = np.zeros((n, 34))
-        for start in range(0, n, PIECE):
-            atoms = np.arange(start, min(start + PIECE, n))
-            for i, _, vectors, tensors, quartic in self._entries(atoms):
-                own = tensors.reshape(-1, 9)
-                np.add.at(result[:, :9], i, own)
-                size = np.abs(own).sum(axis=1) + np.abs(quartic)
-                np.add.at(result[:, 9], i, quartic)
-                np.add.at(result[:, 10:13], i, size[:, None] * vectors)
-                np.add.at(
-                    result[:, 13:19],
-                    i,
-                    size[:, None] * np.einsum("pa,pb->pab", vectors, vectors).reshape(-1, 9)[:, [0, 1, 2, 4, 5, 8]],
-                )
-        onsite, fields, cubic = self._single_site()
-        result[:, 19:28] = onsite.reshape(n, 9)
-        result[:, 28:31] = fields
-        for constants, _ in cubic:
-            result[:, 31:33] += constants
-        return result
-
-    # ------------------------------------------------------------------ couplings
-
-    @property
-    def frozen(self) -> list[tuple[SpinTerm, Any]]:
-        """The terms that freeze, with the vectors (nnz, 3) from atom to neighbour of their entries, or None without pairs."""
-        if not hasattr(self, "_frozen"):
-            self._frozen = []
-            self.model.update_lists()
-            state = self.model.state
-            for k, term in enumerate(self.model.terms):
-                pairs = self.model.pairs(k)
-                spin_term = term.freeze(state, pairs) if term.magnetic else None
-                if spin_term is not None:
-                    self._frozen.append((spin_term, self._vectors_of(term, spin_term, pairs)))
-            self._where = np.argsort(state.ids)  # present index of each original one
-        return self._frozen
-
-    def _vectors_of(self, term, spin_term: SpinTerm, pairs):
-        if spin_term.start is None:
-            return None
-        told = term.coupling_vectors() if hasattr(term, "coupling_vectors") else None
-        if told is not None:
-            return told
-        centres = np.repeat(np.arange(self.model.state.natoms), spin_term.count)
-        if pairs is not None and len(centres) == len(pairs.neighbours[: pairs.start[-1]]):
-            return pairs.packed[pairs.neighbours[: pairs.start[-1]], :3] - pairs.packed[centres, :3]
-        raise InputError(
-            f"{term.name} does not tell where the neighbours of its couplings are; give the potential a method coupling_vectors()",
-            self.deck.place("potential"),
-        )
-
-    def _entries(self, atoms: np.ndarray):
-        """For each term with pairs (i, j, vectors, tensors, biquadratic) of these atoms, original indices, between unit vectors u, eV."""
-        ids = self.model.state.ids
-        for term, vectors in self.frozen:
-            if vectors is None:
-                continue
-            rows = self._where[atoms]
-            counts = term.count[rows]
-            entries = np.concatenate(
-                [np.arange(term.start[r], term.start[r] + c) for r, c in zip(rows, counts, strict=True)] or [[]]
-            ).astype(int)
-            i, j = np.repeat(atoms, counts), ids[term.neighbours[entries]]
-            s = np.where(self.magnetic, self.lengths / np.where(self.magnetic, self.references, 1.0), 0.0)
-            both = s[i] * s[j]
-            tensors = np.zeros((len(entries), 3, 3))
-            quartic = np.zeros(len(entries))
-            if term.isotropic is not None:
-                tensors += term.isotropic[entries][:, None, None] * np.eye(3)
-            if term.tensor is not None:
-                tensors += term.tensor[entries].reshape(-1, 3, 3)
-            if term.biquadratic is not None:
-                quartic += term.biquadratic[entries]
-            tensors, quartic = tensors * both[:, None, None], quartic * both**2
-            kept = (np.abs(tensors).max(axis=(1, 2)) > 0.0) | (quartic != 0.0)
-            yield i[kept], j[kept], vectors[entries][kept], tensors[kept], quartic[kept]
-
-    def _single_site(self) -> tuple[np.ndarray, np.ndarray, list]:
-        """(N, 3, 3) B and (N, 3) C of quadratic and constant terms, eV, and of cubic ones [(K1 K2 (N, 2), axes), ...]."""
-        n = len(self.lengths)
-        onsite, fields, cubic = np.zeros((n, 3, 3)), np.zeros((n, 3)), []
-        s = np.where(self.magnetic, self.lengths / np.where(self.magnetic, self.references, 1.0), 0.0)
-        for term, _ in self.frozen:
-            if term.quadratic is not None:
-                onsite -= 2.0 * (s**2)[:, None, None] * term.quadratic[self._where]
-            if term.field is not None:
-                fields += np.where(self.magnetic, self.lengths, 0.0)[:, None] * term.field[self._where]
-            if term.cubic is not None:
-                cubic.append((term.cubic[self._where] * np.stack([s**4, s**6], axis=1), term.axes))
-        return onsite, fields, cubic
-
-    def _couplings(self, u: np.ndarray, vectors: np.ndarray, places: np.ndarray) -> SpinLattice:
-        """The frozen part of the SpinLattice of the magnetic cell, expanded about u."""
+    def _expanded(self, u: np.ndarray, vectors: np.ndarray, places: np.ndarray) -> SpinLattice:
+        """The frozen part of the SpinLattice of the magnetic cell."""
         first = self._first
-        onsite, fields, cubic = (x[first] if isinstance(x, np.ndarray) else x for x in self._single_site())
-        own = u[first]
-        for constants, axes in cubic:
-            gradient, hessian = cubic_expansion(own, constants[first], axes)
-            onsite = onsite + hessian
-            fields = fields + np.einsum("iab,ib->ia", hessian, own) - gradient
-        parts = [(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3)), np.zeros((0, 3, 3)))]
-        number = np.full(len(self.lengths), -1)
-        number[first] = np.arange(len(first))
-        for i, j, separations, tensors, quartic in self._entries(first):
-            a, b = u[i], u[j]
-            cosine = np.einsum("pa,pa->p", a, b)
-            k = quartic[:, None, None]
-            # −K (a·b)² about the state: ∂²/∂a∂b, ∂²/∂a², and what is left of the gradient
-            tensors = tensors + 2.0 * k * (cosine[:, None, None] * np.eye(3) + np.einsum("pa,pb->pab", b, a))
-            site = number[i]
-            np.add.at(onsite, site, -2.0 * k * np.einsum("pa,pb->pab", b, b))
-            np.add.at(fields, site, -4.0 * (quartic * cosine)[:, None] * b)
-            parts.append((site, self._site[j], separations, tensors))
-        i, j, separations, tensors = (np.concatenate(p) for p in zip(*parts, strict=True))
+        i, j, separations, tensors, onsite, fields = self.frozen.expansion(first, u)
         return SpinLattice(
-            cell=vectors, positions=places, moments=self.lengths[first], directions=own, first=i, second=j, vectors=separations,
-            tensors=tensors, onsite=onsite, fields=fields, g=self.g, periodic=self.pbc, symbols=tuple(map(str, self.symbols[first])),
+            cell=vectors, positions=places, moments=self.lengths[first], directions=u[first], first=self._site[i],
+            second=self._site[j], vectors=separations, tensors=tensors, onsite=onsite, fields=fields, g=self.g,
+            periodic=self.pbc, symbols=tuple(map(str, self.symbols[first])),
         )  # fmt: skip
 
     def _cell_state(self, u: np.ndarray) -> State:
@@ -483,21 +369,6 @@ class SpinCrystal:
             spins=spins,
             moments=self.references[atoms],
         )
-
-
-def cubic_expansion(u: np.ndarray, constants: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 3) gradient and (n, 3, 3) Hessian of K1 (x²y² + y²z² + z²x²) + K2 x²y²z² at u (n, 3), eV."""
-    x = u @ axes.T
-    k1, k2 = constants.T
-    squares = x**2
-    gradient, hessian = np.zeros((len(u), 3)), np.zeros((len(u), 3, 3))
-    for a in range(3):
-        b, c = (a + 1) % 3, (a + 2) % 3
-        inner = k1 * (squares[:, b] + squares[:, c]) + k2 * squares[:, b] * squares[:, c]
-        gradient[:, a] = 2.0 * x[:, a] * inner
-        hessian[:, a, a] = 2.0 * inner
-        hessian[:, a, b] = hessian[:, b, a] = 4.0 * x[:, a] * x[:, b] * (k1 + k2 * squares[:, c])
-    return gradient @ axes, np.einsum("ka,nkl,lb->nab", axes, hessian, axes)
 
 
 def _groups(values: np.ndarray, tolerance: float) -> np.ndarray:
