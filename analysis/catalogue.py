@@ -45,6 +45,7 @@ ANALYSES: dict[str, Analysis] = {
     "pressure": Analysis("pressure", "pressure_and_cell", "draw_pressure", (9.0, 4.0)),
     "rdf": Analysis("rdf", "radial_distribution", "draw_rdf", (6.4, 5.2)),
     "spin-correlation": Analysis("spin_correlation", "pair_correlation", "draw_spin_correlation", (9.0, 4.0)),
+    "spin-waves": Analysis("spin_waves", "linear_spin_waves", "draw_spin_waves", (8.0, 4.6)),
     "sqw": Analysis("sqw", "dynamical_structure_factor", "draw_sqw", (8.0, 5.0)),
     "structure-factor": Analysis("structure_factor", "static_structure_factor", "draw_structure_factor"),
     "temperature": Analysis("temperature", "temperatures", "draw_temperature", (9.0, 4.0)),

@@ -139,5 +139,11 @@ class Term:
     def freeze(self, state: State, pairs) -> Any:
         return None
 
+    def coupling_vectors(self) -> np.ndarray | None:
+        """(nnz, 3) Å from each atom to its neighbour for the entries of what ``freeze`` gives, where these are not those of the
+        neighbour list; else None."""
+        lattice = getattr(self, "_lattice", None)
+        return None if lattice is None else lattice.vectors
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.parameters!r})"

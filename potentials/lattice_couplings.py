@@ -47,6 +47,7 @@ class LatticeCouplings:
         self.spin_term = SpinTerm(
             start=start, count=count, neighbours=neighbours, **{kind: np.ascontiguousarray(values)}
         )
+        self._ids = state.ids.copy()
         self._inverse_moments = inverse_moments
         magnetic = inverse_moments > 0.0
         centres = np.repeat(np.arange(state.natoms), count)
@@ -65,6 +66,11 @@ class LatticeCouplings:
         """
         table = table_of(term, state, lambda: scalar_table(term.parameters, state, term.mask))
         return cls(table, state, term.inverse_moments, kind)
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """(nnz, 3) Å from each atom to its neighbour on the reference sites, for the entries of ``spin_term``."""
+        return self.table.vectors[self.table.present(self._ids)[3]]
 
     def add(self, state: State, out, need: Need, offset: float = 0.0) -> Status:
         """Add energy and fields; ``offset`` is c of the energy."""

@@ -164,6 +164,8 @@ class Potential(Protocol):
     def freeze(self, state: State, pairs: Pairs | None) -> SpinTerm | None:
         """Couplings at the present positions; None: the term stays live and is evaluated with Need.FIELD inside the spin solve."""
 
+    # A term whose ``freeze`` gives couplings that are not entry by entry those of ``pairs`` tells where the neighbours are:
+    # ``coupling_vectors()``, (nnz, 3) Å from atom to neighbour on the ideal sites. Spin-wave theory asks for them.
     # A term whose energy depends on ``state.clock.time`` has an attribute ``driven = True``; ``add`` and ``freeze`` then look at
     # the clock. A term whose margin depends on the state may also have ``lists_reach(margin)``: called when a run is resumed, after
     # ``margin``, with the margin of the lists that the run has.

@@ -76,6 +76,20 @@ def resume(
     return assemble(deck, state, asked_threads(deck, threads), past=past, history=history)
 
 
+def deck_of_run(path: str | Path, *, force: bool = False, folder: str | Path | None = None) -> Deck:
+    """The deck of a run from its file, with the settings in force; nothing is run and no structure is read.
+
+    ``force`` and ``folder`` are those of ``resume``. Raises InputError for another file, and where files of potentials have changed.
+    """
+    path = Path(path).expanduser().absolute()
+    try:
+        _, _, _, meta = read_checkpoint(path)
+        where = _place(meta, path)
+    except DAMAGE as error:
+        raise InputError(f"is damaged and cannot be read ({error})", str(path)) from None
+    return _deck(meta, where, path, force, None if folder is None else Path(folder).expanduser().absolute())
+
+
 def _check_name(path: Path) -> None:
     """InputError for an unfinished run's file under another name: its data are in a hidden folder that has the old one."""
     with open_run(path) as file:

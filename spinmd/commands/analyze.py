@@ -5,6 +5,7 @@ A command is a few lines over its Python function.
 
 import spinmd.commands.analyze_dynamics
 import spinmd.commands.analyze_moments
+import spinmd.commands.analyze_spin_waves
 import spinmd.commands.analyze_statics  # noqa: F401
 from spinmd.commands.common import app
 

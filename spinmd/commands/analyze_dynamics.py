@@ -214,25 +214,36 @@ def sqw_command(
     branches: Annotated[int | None, typer.Option("--branches", metavar="N", help="peaks at each wave vector")] = None,
     ignore_elements: IgnoreElements = False,
     max_energy: MaxEnergy = None,
+    spin_waves: Annotated[
+        bool, typer.Option("--spin-waves", help="lay linear spin-wave theory of the run's Hamiltonian over the map")
+    ] = False,
+    state: Annotated[
+        str, typer.Option("--state", metavar="NAME", help="at rest, for --spin-waves; see spinmd analyze spin-waves")
+    ] = "auto",
     average: Average = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Dynamical structure factor S(q, ω) of spins or of the lattice on a path, with its branches."""
     from spinmd.analysis.sqw import dynamical_structure_factor
+    from spinmd.commands.analyze_spin_waves import lay_over
 
     if output is not None and output.suffix.lower() == ".csv":
         raise InputError(f"a map over q and energy is no table, which CSV needs; write {output.stem}.h5", "--output")
     check_targets(output, plot, runs, force)
     within = window(start, stop, every)
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: dynamical_structure_factor(
-                one, within, path=path, path_units=path_units, snap=snap, of=of, component=component,
-                axis=vector(axis, "--axis"), element=element, mass_weighted=mass_weighted, positions=positions,
-                segments=segments, taper=taper, quantum=quantum, temperature=temperature, fit=fit, branches=branches,
-                ignore_elements=ignore_elements, max_energy=max_energy, progress=not quiet,
-            ),
-            average,
+    if spin_waves and of != "spins":
+        raise InputError("spin waves are laid over the map of spins; leave out --of velocities", "--spin-waves")
+
+    def analyse(one):
+        result = dynamical_structure_factor(
+            one, within, path=path, path_units=path_units, snap=snap, of=of, component=component,
+            axis=vector(axis, "--axis"), element=element, mass_weighted=mass_weighted, positions=positions,
+            segments=segments, taper=taper, quantum=quantum, temperature=temperature, fit=fit, branches=branches,
+            ignore_elements=ignore_elements, max_energy=max_energy, progress=not quiet,
         )  # fmt: skip
+        return lay_over(result, one.path, state, path, path_units) if spin_waves else result
+
+    with opened(runs) as many:
+        result = many.each(analyse, average)
     finish(result, output, plot, quiet)
