@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.runs or Path(temporary)
+        folder = (arguments.runs or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "equilibration.h5"
         if not file.exists():
