@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.runs or Path(temporary) / "iron"
+        folder = (arguments.runs or Path(temporary) / "iron").resolve()
         over = {"structure.supercell": SIZES, "integrator.temperature": KELVIN}
         sweep = spinmd.sweep(DECK, over, {"run.steps": arguments.steps}, folder=folder)
         files = [folder / str(name) for name in sweep.points["file"].ravel()]
