@@ -105,6 +105,8 @@ def test_elements_share_the_density(tmp_path):
             analysis.dynamical_structure_factor(trajectory, of="velocities")
         lattice = analysis.dynamical_structure_factor(trajectory, of="velocities", ignore_elements=True)
     assert found["density"] == pytest.approx(found["density_Fe"] + found["density_Co"])
+    # each atom has three modes, whatever its mass
+    assert found["density_Co"].sum() / found["density"].sum() == pytest.approx(0.3, rel=0.15)
     assert (found["density_Co"] * found["energy"]).sum() / found["density_Co"].sum() > found["mean_energy"]
     assert moved["msd"] == pytest.approx(0.7 * moved["msd_Fe"] + 0.3 * moved["msd_Co"], rel=0.02)
     assert "Γ" in lattice["label"]
