@@ -25,7 +25,8 @@ ATOMS = 256  # transformed at a time
 
 def density_of_states(
     trajectory: Trajectory, window: Window = WHOLE_STAGE, *, of: str = "velocities", element: str | None = None, axis=None,
-    normalise: str = "one", segments: int = SEGMENTS, taper: str = "hann", max_energy: float | None = None, progress: bool = False,
+    normalise: str = "one", segments: int = SEGMENTS, taper: str = "hann", max_energy: float | None = None, broadening: float = 0.0,
+    progress: bool = False,
 ) -> Result:  # fmt: skip
     """g(E) of one run.
 
@@ -35,6 +36,7 @@ def density_of_states(
     normalise  "one", or "modes": their number for the atoms that are stored
     segments, taper  of Welch's method; taper "hann" or "none"
     max_energy meV, the highest that is kept
+    broadening meV, standard deviation of a Gaussian that smooths the lines of a small supercell
 
     Quantities: energy (n,) meV, frequency (n,) THz, density (n,) 1/meV with errors, density_ELEMENT where there are several, which
     add up to it; of spins also spectrum (n,) 1/meV, without the factor E; mean_energy meV.
@@ -46,6 +48,8 @@ def density_of_states(
         raise InputError(f"expected one or modes, got {normalise!r}", "--normalise")
     if max_energy is not None and not max_energy > 0.0:
         raise InputError(f"expected a positive energy, got {max_energy:g}", "--max-energy")
+    if not broadening >= 0.0:
+        raise InputError(f"expected an energy of 0 or more, got {broadening:g}", "--broadening")
     part = trajectory.select(elements=element) if element else trajectory
     if of == "spins":
         part = part.select(indices=magnetic_atoms(part, element))
@@ -58,6 +62,7 @@ def density_of_states(
     kinds = np.array([names.index(symbol) for symbol in part.symbols])
     result = Result("dos", settings={
         **window.settings(), **plan.settings(), "of": of, "element": element, "normalise": normalise, "max_energy": max_energy,
+        "broadening": broadening,
     })  # fmt: skip
     result.sources.append(str(trajectory.path))
     result.notes += notes
@@ -89,6 +94,14 @@ def density_of_states(
 
 def _add(result, plan, energy, total: MeanSpectrum, names, of: str, integral: float, max_energy: float | None) -> None:
     weight = energy if of == "spins" else 1.0
+    from scipy.ndimage import gaussian_filter1d
+
+    wide = result.settings["broadening"] / plan.step
+
+    def broadened(values):
+        # reflected at zero and at the end, so that the integral stays; lines of both signs meet at zero
+        return gaussian_filter1d(values, wide, axis=-1, mode="reflect") if wide > 0.0 else values
+
     kept = slice(None) if max_energy is None else energy <= max_energy * (1.0 + 1.0e-9)
     mean, error = total.mean, total.error
     area = (mean.sum(axis=0) * weight).sum() * plan.step
@@ -102,17 +115,25 @@ def _add(result, plan, energy, total: MeanSpectrum, names, of: str, integral: fl
     result.add("frequency", energy[kept] / MEV_PER_THZ, "THz", "ω/2π", axes=("energy",))
     what = "phonons" if of == "velocities" else "magnons"
     # errors of different elements are added as if they were independent
-    spread = None if error is None else (np.sqrt((error**2).sum(axis=0)) * factor)[kept]
-    result.add("density", (mean.sum(axis=0) * factor)[kept], "1/meV", f"of states of {what}", spread, ("energy",))
+    spread = None if error is None else broadened(np.sqrt((error**2).sum(axis=0)) * factor)[kept]
+    result.add(
+        "density", broadened(mean.sum(axis=0) * factor)[kept], "1/meV", f"of states of {what}", spread, ("energy",)
+    )
     if len(names) > 1:
         for k, name in enumerate(names):
-            spread = None if error is None else (error[k] * factor)[kept]
-            result.add(f"density_{name}", (mean[k] * factor)[kept], "1/meV", f"share of {name}", spread, ("energy",))
+            spread = None if error is None else broadened(error[k] * factor)[kept]
+            result.add(
+                f"density_{name}", broadened(mean[k] * factor)[kept], "1/meV", f"share of {name}", spread, ("energy",)
+            )
     if of == "spins":
         plain = mean.sum(axis=0)
         plain = plain / (plain.sum() * plan.step) * integral
         result.add(
-            "spectrum", plain[kept], "1/meV", "of the spins across their axis, without the factor E", axes=("energy",)
+            "spectrum",
+            broadened(plain)[kept],
+            "1/meV",
+            "of the spins across their axis, without the factor E",
+            axes=("energy",),
         )
     density = mean.sum(axis=0) * factor
     result.add("mean_energy", float((density * energy).sum() / density.sum()), "meV", f"of the {what}")

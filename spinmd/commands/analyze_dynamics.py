@@ -102,6 +102,9 @@ def dos_command(
     segments: Segments = 4,
     taper: Taper = "hann",
     max_energy: MaxEnergy = None,
+    broadening: Annotated[
+        float, typer.Option("--broadening", metavar="MEV", help="standard deviation of a Gaussian that smooths lines")
+    ] = 0.0,
     average: Average = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -115,7 +118,7 @@ def dos_command(
         result = many.each(
             lambda one: density_of_states(
                 one, within, of=of, element=element, axis=vector(axis, "--axis"), normalise=normalise,
-                segments=segments, taper=taper, max_energy=max_energy, progress=not quiet,
+                segments=segments, taper=taper, max_energy=max_energy, broadening=broadening, progress=not quiet,
             ),
             average,
         )  # fmt: skip

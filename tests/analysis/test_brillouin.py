@@ -86,6 +86,8 @@ def test_sampled_path_and_snapping():
     smooth = sampled_path(found, "G-X-W", points=100)
     assert 95 <= len(smooth) <= 110 and smooth.reduced[0] == pytest.approx(0.0)
     exact = commensurate_path(found, cell, "G-K")
+    for path in (exact, commensurate_path(found, cell, "G-W")):
+        assert np.cross(path.q, path.ends[0, 1]) == pytest.approx(0.0, abs=1e-9)
     near = commensurate_path(found, cell, "G-K", snap=True)
     assert len(near) >= len(exact)
     assert np.exp(1j * near.q @ cell.T) == pytest.approx(1.0, abs=1e-9)

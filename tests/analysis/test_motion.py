@@ -74,6 +74,9 @@ def test_density_of_phonons(crystal):
     found = analysis.density_of_states(crystal, normalise="modes")
     step = found["energy"][1] - found["energy"][0]
     assert found["density"].sum() * step == pytest.approx(3 * crystal.natoms)
+    smooth = analysis.density_of_states(crystal, normalise="modes", broadening=2.0)
+    assert smooth["density"].sum() == pytest.approx(found["density"].sum())
+    assert np.abs(np.diff(smooth["density"])).max() < 0.5 * np.abs(np.diff(found["density"])).max()
     cell = primitive_cell(crystal)
     modes = phonons(allowed_points(cell) @ cell.reciprocal)[0].ravel()
     square = (found["density"] * found["energy"] ** 2).sum() / found["density"].sum()
@@ -105,6 +108,8 @@ def test_elements_share_the_density(tmp_path):
             analysis.dynamical_structure_factor(trajectory, of="velocities")
         lattice = analysis.dynamical_structure_factor(trajectory, of="velocities", ignore_elements=True)
     assert found["density"] == pytest.approx(found["density_Fe"] + found["density_Co"])
+    # each atom has three modes, whatever its mass
+    assert found["density_Co"].sum() / found["density"].sum() == pytest.approx(0.3, rel=0.15)
     assert (found["density_Co"] * found["energy"]).sum() / found["density_Co"].sum() > found["mean_energy"]
     assert moved["msd"] == pytest.approx(0.7 * moved["msd_Fe"] + 0.3 * moved["msd_Co"], rel=0.02)
     assert "Γ" in lattice["label"]
@@ -188,6 +193,7 @@ def test_two_ways_to_diffusion(tmp_path):
         ("density_of_states", {"of": "spins"}, "no atoms carry a magnetic moment"),
         ("density_of_states", {"normalise": "two"}, "one or modes"),
         ("density_of_states", {"segments": 0}, "at least 1"),
+        ("density_of_states", {"broadening": -1.0}, "0 or more"),
         ("mean_square_displacement", {"max_time": 0.0}, "--max-time"),
         ("mean_square_displacement", {"element": "Xe"}, "holds no Xe"),
         ("flow_of_energy", {"smoothing": 0.0}, "positive time"),

@@ -50,6 +50,8 @@ def test_magnons_of_a_ferromagnet(prototype, cells, simple, tmp_path):
     q, energy = branch(result)
     assert len(q) >= 0.8 * len(result["q"])
     assert energy == pytest.approx(ferromagnet(q, prototype), rel=WITHIN)
+    # lines without damping: the width of the window is not theirs
+    assert np.nanmax(result["branch_width"]) < 0.1 * result["resolution"]
 
 
 def test_magnons_of_an_antiferromagnet(tmp_path):
