@@ -145,7 +145,7 @@ def draw_dos(result: Result, figure) -> None:
     axes = figure.subplots()
     parts = [name for name in result.quantities if name.startswith("density_")]
     several = result.quantity("density").axes[:1] == (RUN,)
-    curves(axes, result, "energy", "density", label="total" if parts else None)
+    curves(axes, result, "energy", "density", **({"label": "total"} if parts and not several else {}))
     if parts and not several:
         for name in parts:
             curves(axes, result, "energy", name, label=name.removeprefix("density_"))

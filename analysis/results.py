@@ -214,9 +214,10 @@ def side_by_side(results: Sequence[Result], axes: dict[str, tuple[Any, str]] | N
 
     axes  further quantities that tell the runs apart: name -> (values, unit), for example the temperatures of a sweep
 
-    Quantities that some runs do not have (a fit that had nothing to fit) are left out, with a note. InputError where abscissas or
+    Numbers that some runs do not have (a fit that had nothing to fit) are NaN there, with a note. InputError where abscissas or
     shapes differ, since then the curves cannot share one array.
     """
+    results = _filled(results)
     first = _comparable(results)
     merged = Result(first.what, {}, dict(first.settings), [s for one in results for s in one.sources])
     merged.notes = list(dict.fromkeys(note for one in (first, *results) for note in one.notes))
@@ -257,13 +258,29 @@ def _is_abscissa(name: str, quantity: Quantity) -> bool:
     return quantity.axes == (name,)
 
 
+def _filled(results: Sequence[Result]) -> list[Result]:
+    """The results with NaN for the numbers, and the same abscissas, that others have."""
+    templates = {name: one for result in reversed(results) for name, one in result.quantities.items()}
+    filled, missing = [], []
+    for result in results:
+        quantities = dict(result.quantities)
+        for name, one in templates.items():
+            if name not in quantities and (_is_abscissa(name, one) or one.values.dtype.kind == "f"):
+                nothing = np.full(one.values.shape, np.nan)
+                error = None if one.error is None else nothing
+                quantities[name] = one if _is_abscissa(name, one) else replace(one, values=nothing, error=error)
+                missing.append(name)
+        filled.append(replace(result, quantities=quantities))
+    if missing:
+        note = f"not given by all runs, and NaN for the others: {', '.join(dict.fromkeys(missing))}"
+        filled[0] = replace(filled[0], notes=[*filled[0].notes, note])
+    return filled
+
+
 def _comparable(results: Sequence[Result]) -> Result:
     """The first result, with what all have. InputError where abscissas or shapes differ."""
     first = results[0]
-    shared = [
-        name for name, one in first.quantities.items()
-        if _is_abscissa(name, one) or all(name in other for other in results)
-    ]  # fmt: skip
+    shared = [name for name in first.quantities if all(name in other for other in results)]
     every = dict.fromkeys(name for one in results for name in one.quantities)
     missing = [name for name in every if name not in shared]
     first = replace(first, quantities={name: first.quantities[name] for name in shared}, notes=list(first.notes))

@@ -224,9 +224,30 @@ def test_commands(crystal, magnons, tmp_path):
         (["autocorrelation"], crystal), (["autocorrelation", "--of", "spins"], magnons), (["dos"], crystal), (["msd"], crystal),
         (["dos", "--of", "spins", "--max-energy", "30"], magnons), (["energy-flow"], magnons), (["sqw", "--path", "G-X"], magnons),
         (["sqw", "--of", "velocities", "--component", "longitudinal", "--no-fit"], crystal),
+        (["dos", "--broadening", "1"], crystal),
     )):  # fmt: skip
         out, figure = tmp_path / f"{k}.h5", tmp_path / f"{k}.png"
         arguments = ["analyze", *words, str(file.path), "-o", str(out), "--plot", str(figure), "--quiet"]
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, (words, done.output, done.exception)
         assert analysis.read_result(out).quantities and figure.stat().st_size > 5_000
+
+
+def test_runs_side_by_side(crystal, tmp_path):
+    """A hotter run beside the first one: a curve or a panel for each; what one of them does not have is NaN."""
+    with Trajectory(run(tmp_path, "hot", springs(4, steps=3000, temperature=40.0))) as hot:
+        for function, options in (
+            (analysis.density_of_states, {}),
+            (analysis.time_autocorrelation, {}),
+            (analysis.mean_square_displacement, {}),
+            (analysis.flow_of_energy, {}),
+            (analysis.dynamical_structure_factor, {"of": "velocities", "component": "transverse"}),
+        ):
+            both = analysis.side_by_side([function(crystal, **options), function(hot, **options)])
+            analysis.plot(both, tmp_path / "both.png")
+            assert (tmp_path / "both.png").stat().st_size > 5_000
+    flows = [analysis.flow_of_energy(crystal) for _ in range(2)]
+    flows[1].add("relaxation_time", 0.5, "ps", error=0.1)
+    both = analysis.side_by_side(flows)
+    assert np.isnan(both["relaxation_time"][0]) and both["relaxation_time"][1] == 0.5
+    assert any("relaxation_time" in note for note in both.notes)
