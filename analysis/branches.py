@@ -61,6 +61,11 @@ def add_branches(
     if not np.isfinite(found[0, 0]).any():
         result.notes.append("no peak stands out from the spectrum; longer runs or more frames may show some")
         return
+    broad = found[1, 0] > found[0, 0]
+    if broad.any():
+        result.notes.append(
+            f"{np.count_nonzero(broad)} of {np.count_nonzero(np.isfinite(found[1, 0]))} peaks are wider than their energy: no waves"
+        )
     narrow = found[1, 0] < 0.3 * plan.resolution
     if narrow.any():
         result.notes.append(

@@ -343,9 +343,8 @@ def draw_sqw(result: Result, figure) -> None:
     whole = result.quantity("S")
     several = whole.axes[:1] == (RUN,)
     count = len(whole.values) if several else 1
-    panels = np.atleast_1d(
-        figure.subplots(-(-count // COLUMNS), min(count, COLUMNS), sharex=True, sharey=True, squeeze=False)
-    ).ravel()
+    columns = 2 if count == 4 else min(count, COLUMNS)
+    panels = figure.subplots(-(-count // columns), columns, sharex=True, sharey=True, squeeze=False).ravel()
     titles = run_labels(result, count) if several else [None]
     signed = any(name in SIGNED for name in str(result.settings.get("component", "")).split(","))
     norm, colours = _colours(
@@ -355,12 +354,13 @@ def draw_sqw(result: Result, figure) -> None:
     for k, axes in enumerate(panels[:count]):
         image = _draw_map(axes, result, k, norm, colours)
         axes.set(ylim=(-top if signed else 0.0, top), title=titles[k])
-        if k % COLUMNS == 0:
+        if k % columns == 0:
             axes.set_ylabel(label("energy", "meV"))
-        if k % COLUMNS == min(count, COLUMNS) - 1:
+        if k % columns == columns - 1:
             axes.secondary_yaxis(
                 "right", functions=(lambda energy: energy / MEV_PER_THZ, lambda frequency: frequency * MEV_PER_THZ)
             ).set_ylabel(label("frequency", "THz"))
+        axes.tick_params(labelbottom=k + columns >= count)
     for axes in panels[count:]:
         axes.set_visible(False)
     unit = whole.unit.replace("muB^2", "µB²").replace("Angstrom^2", "Å²").replace("ps^2", "ps²")
