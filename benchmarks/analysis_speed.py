@@ -5,7 +5,7 @@
 speed  S(q, ω) of 16³ cubic cells of bcc iron (8192 atoms), 2000 frames, 200 wave vectors; and the other analyses of that file
 large  peak memory of S(q, ω) and of the autocorrelation of a file of 2.5 GB (32³ cells, 1600 frames), and of a quarter of it: where
        both are the same, ten times the file takes no more
-long   128 atoms, 200 000 frames: the spectra of 200 wave vectors would not fit, so that segments become shorter
+long   128 atoms, 50 000 frames: the spectra of 200 wave vectors would not fit, so that segments become shorter
 
 Each file comes from a run of the engine (rigid lattice, exchange by shells). Commands run in a process of their own on two cores;
 memory is the peak of the process. About ten minutes and 3 GB in --folder; --frames N makes all files shorter.
@@ -125,7 +125,7 @@ def main() -> None:
                     [analysed(folder, file, *command, "--to", quarter), analysed(folder, file, *command)]
                 )
         if "long" in options.only:
-            file = make(folder, 4, options.frames * 100)
+            file = make(folder, 4, options.frames * 25)
             path = "0,0,0 8,0,0 8,8,0 0,0,0 8,8,8 8,0,0 0,8,0"
             results["long"] = [analysed(folder, file, "sqw", "--path", path, "--no-fit", "--segments", "1")]
     text = json.dumps(results, indent=1)
