@@ -13,15 +13,6 @@ from spinmd.trajectory import Trajectory
 from spinmd.units import convert
 
 SAMPLERS = ("monte-carlo", "parallel-tempering")
-_BATHS = (
-    "temperature",
-    "lattice_temperature",
-    "spin_temperature",
-    "spin_rescaling",
-    "lattice_friction",
-    "spin_damping",
-)
-_DROPPED = {"nve": _BATHS, "nvt": ("lattice_friction",), "parallel-tempering": _BATHS}
 
 
 def integrator_settings(trajectory: Trajectory) -> dict[str, Any]:
@@ -31,11 +22,7 @@ def integrator_settings(trajectory: Trajectory) -> dict[str, Any]:
     stage = stage_number(trajectory)
     if stage == 0:
         return own
-    changes = settings["stage"][stage - 1].get("integrator", {})
-    if changes.get("ensemble", own.get("ensemble")) != own.get("ensemble", "nve"):
-        # as in the deck's own rule: a stage with another ensemble leaves out what that has no use for
-        own = {key: value for key, value in own.items() if key not in _DROPPED.get(changes["ensemble"], ())}
-    return {**own, **changes}
+    return {**own, **settings["stage"][stage - 1].get("integrator", {})}
 
 
 def stage_number(trajectory: Trajectory) -> int:

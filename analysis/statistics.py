@@ -71,7 +71,10 @@ def mean_with_error(values) -> tuple[float, float]:
     mean, error = mean_and_error(values)
     tau = correlation_time(values)
     if tau == tau:
-        error = max(error, float(values.std(ddof=1)) * math.sqrt(2.0 * tau / len(values)))
+        share = min(
+            2.0 * tau / len(values), 0.75
+        )  # a short run scatters about its own mean: σ² comes out (1 − 2τ/n) too small
+        error = max(error, float(values.std(ddof=1)) * math.sqrt(share / (1.0 - share)))
     return mean, error
 
 

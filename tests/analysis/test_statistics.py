@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spinmd.analysis.statistics import Blocks, correlation_time, jackknife, mean_with_error, too_short
+from spinmd.drift import mean_and_error
 
 TIME = 5.0
 FACTOR = np.exp(-1.0 / TIME)
@@ -30,6 +31,15 @@ def test_error_of_a_mean_is_the_scatter_of_runs(runs):
     scatter = np.std([mean for mean, _ in found], ddof=1)
     assert scatter == pytest.approx(np.sqrt(2.0 * TAU / 1500), rel=0.25)
     assert np.mean([error for _, error in found]) == pytest.approx(scatter, rel=0.25)
+
+
+def test_error_of_a_short_run_is_not_that_of_its_blocks(runs):
+    """A hundred rows of ten independent ones: eight blocks of them do not know the error, the correlation time does better."""
+    parts = [part for run in runs for part in run.reshape(15, 100)]
+    scatter = np.std([part.mean() for part in parts], ddof=1)
+    errors = np.array([mean_with_error(part)[1] for part in parts])
+    assert 1.1 * scatter > errors.mean() > 0.8 * scatter
+    assert np.mean([mean_and_error(part)[1] for part in parts]) < 0.78 * scatter
 
 
 def test_error_of_a_variance_is_the_scatter_of_runs(runs):
