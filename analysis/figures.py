@@ -111,26 +111,29 @@ def curves(axes: "Axes", result: Result, x: str, y: str, **style) -> None:
 def abscissa(result: Result) -> tuple[np.ndarray, str]:
     """What runs are drawn against, (runs,) and its label: their temperatures if these differ, else what their sweep varies."""
     marks = [n for n, one in result.quantities.items() if one.axes == (RUN,) and one.meaning == "of the runs"]
-    names = ["temperature", *marks]
+    names = ["temperature", "bath_temperature", *marks]
     names.sort(key=lambda name: not name.endswith("temperature"))
     for name in names:
         one = result.quantities.get(name)
-        if one is None or one.values.dtype.kind not in "fiu" or one.values.ndim != 1:
+        if one is None or one.values.dtype.kind not in "fiu" or one.values.ndim > 1:
             continue
-        values = one.values.astype(float)
+        values = np.atleast_1d(one.values).astype(float)
+        if one.values.ndim == 0 and np.isfinite(values).all():  # an average
+            return values, label(name.replace("_", " "), one.unit)
         if np.isfinite(values).all() and len(np.unique(np.round(values, 9))) > 1:
             return values, label(name.rpartition(".")[2].replace("_", " "), one.unit)
-    return np.arange(len(result.sources), dtype=float), "run"
+    count = max((len(one.values) for one in result.quantities.values() if one.axes == (RUN,)), default=1)
+    return np.arange(count, dtype=float), "run"
 
 
 def points(axes: "Axes", result: Result, name: str, x: np.ndarray | None = None, **style) -> None:
-    """Values of a quantity with error bars against ``abscissa``, in the order of the abscissa."""
+    """Values of a quantity (of runs, or of one average) with error bars against ``abscissa``, in its order."""
     one = result.quantity(name)
     x = abscissa(result)[0] if x is None else x
     order = np.argsort(x, kind="stable")
-    error = None if one.error is None else one.error[order]
+    error = None if one.error is None else np.atleast_1d(one.error)[order]
     style = {"marker": "o", "markersize": 4, "linewidth": 1, "capsize": 2, **style}
-    axes.errorbar(x[order], one.values[order], error, **style)
+    axes.errorbar(x[order], np.atleast_1d(one.values)[order], error, **style)
 
 
 def run_labels(result: Result, count: int) -> list[str]:

@@ -167,12 +167,12 @@ def _derivative(x: np.ndarray) -> np.ndarray:
 def draw_heat_capacity(result: Result, figure) -> None:
     """Of one run its energy in time; of several, or of parallel tempering, C from fluctuations and from the slope of E."""
     one = result.quantity("heat_capacity")
-    if one.values.ndim == 0:
+    if one.values.ndim == 0 and "time" in result:
         _draw_energy(result, figure)
         return
-    if one.values.ndim != 1:
+    if one.values.ndim > 1:
         raise InputError("several runs of parallel tempering have no common figure; draw each alone", "--plot")
-    x, words = abscissa(result) if one.axes == (RUN,) else (result["temperature"], label("temperature", "K"))
+    x, words = abscissa(result) if one.axes != (LADDER,) else (result["temperature"], label("temperature", "K"))
     axes = figure.subplots()
     points(axes, result, "heat_capacity", x, label="fluctuations of the energy", linestyle="none")
     if "heat_capacity_slope" in result:
@@ -182,8 +182,6 @@ def draw_heat_capacity(result: Result, figure) -> None:
 
 
 def _draw_energy(result: Result, figure) -> None:
-    if "time" not in result:
-        raise InputError("holds no series of the energy; analyse the run again", "--plot")
     axes = figure.subplots()
     time = result["time"]
     x, words = (time, label("time", "ps")) if np.ptp(time) > 0.0 else (result["step"], "step (sweeps)")

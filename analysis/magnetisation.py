@@ -253,7 +253,7 @@ def draw_magnetisation(result: Result, figure) -> None:
         return
     if result.quantity("magnetisation").axes == (LADDER,):
         x, words = result["temperature"], label("temperature", "K")
-    elif result.quantity("magnetisation").values.ndim == 1:
+    elif result.quantity("magnetisation").values.ndim <= 1:
         x, words = abscissa(result)
     else:
         raise InputError("several runs of parallel tempering have no common figure; see spinmd analyze curie", "--plot")

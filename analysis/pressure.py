@@ -114,7 +114,7 @@ def draw_pressure(result: Result, figure) -> None:
     """Of one run the pressure in time; of several pressure and lattice constants against what tells them apart."""
     if "pressure" not in result:
         raise InputError("there is no pressure to draw: a term of the energy has no virial", "--plot")
-    if result.quantity("pressure").values.ndim == 0:
+    if result.quantity("pressure").values.ndim == 0 and "time" in result:
         axes = figure.subplots()
         axes.plot(result["time"], result["pressure_series"], linewidth=0.9, color="C0")
         mean, error = result["pressure"], result.error("pressure")

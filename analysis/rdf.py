@@ -68,7 +68,7 @@ def radial_distribution(
     result = Result("rdf", settings=settings, sources=[str(trajectory.path)])
     edges = np.linspace(0.0, r_max, bins + 1)
     result.add("r", 0.5 * (edges[1:] + edges[:-1]), "Angstrom", "centres of the bins", axes=("r",))
-    result.add("r_edge", edges[1:], "Angstrom", "upper edges of the bins", axes=("r",))
+    result.add("r_edge", edges[1:], "Angstrom", "upper edges of the bins", axes=("r_edge",))
     shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
     count = np.array([np.count_nonzero(part.symbols == name) for name in elements])
     matrix = blocks.reshape(len(blocks), len(elements), len(elements), bins)
@@ -145,7 +145,9 @@ def _add(result, suffix, blocks, volumes, frames, first, second, shells, with_g=
     of = f"of {suffix.rpartition('_')[2]} around one of {suffix.split('_')[1]}" if suffix else "around an atom"
     if with_g:
         result.add(f"g{suffix}", *_mean(g, frames), f"radial distribution function, {words}", _error(g), ("r",))
-    result.add(f"neighbours{suffix}", *_mean(running, frames), f"atoms {of} within r_edge", _error(running), ("r",))
+    result.add(
+        f"neighbours{suffix}", *_mean(running, frames), f"atoms {of} within r_edge", _error(running), ("r_edge",)
+    )
 
 
 def _mean(values: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, str]:

@@ -146,6 +146,8 @@ class Result:
 
     def _write_csv(self, path: Path) -> None:
         headings = {axis for one in self.quantities.values() for axis in one.axes[1:]}  # of columns, not of rows
+        if any(one.axes[:1] == (RUN,) for one in self.quantities.values()):
+            headings |= {name for name, one in self.quantities.items() if _is_abscissa(name, one)}
         large = {name: one for name, one in self.quantities.items() if one.values.ndim and one.values.size > 1}
         tables = {name: one for name, one in large.items() if name not in headings}
         if len({len(one.values) for one in tables.values()}) > 1 or any(one.values.ndim > 2 for one in tables.values()):

@@ -76,6 +76,10 @@ def pair_correlation(
     result.add("pairs", shells.counts / lattice.natoms, "1", "neighbours of a site at this distance", axes=("r",))
     result.add("mean_square", value[-1], "1", "⟨|e̅|²⟩ of the mean direction of each frame", None if few else error[-1])
     _add_length(result, shells.r, blocks, frames, form, few)
+    if trajectory.natoms != trajectory.system_atoms:
+        result.notes.append(
+            f"{trajectory.natoms} of {trajectory.system_atoms} atoms are stored: only these are correlated"
+        )
     if r_max > whole * (1.0 + 1.0e-9):
         result.notes.append(f"shells beyond {whole:.4g} Å, half the cell's smallest height, are not complete")
     return result

@@ -61,8 +61,8 @@ def static_structure_factor(
     }  # fmt: skip
     result = Result("structure-factor", settings=settings, sources=[str(trajectory.path)])
     if zone:
-        q = allowed_points(cell) @ cell.reciprocal
-        result.add("q", q, "1/Angstrom", "wave vectors of the zone", axes=("q", "component"))
+        q = _shortest(allowed_points(cell) @ cell.reciprocal, cell.reciprocal)
+        result.add("q", q, "1/Angstrom", "wave vectors of the zone", axes=("q",))
         axes, shape = ("q",), (len(q),)
     elif plane is not None:
         q, axes, shape = _plane(result, cell, plane, extent, units)
@@ -70,7 +70,7 @@ def static_structure_factor(
         found = commensurate_path(cell, trajectory.site_cell, path, units=units, snap=snap)
         q, axes, shape = found.q, ("distance",), (len(found.q),)
         result.add("distance", found.distance, "1/Angstrom", "along the path", axes=("distance",))
-        result.add("q", q, "1/Angstrom", "wave vectors of the path", axes=("distance", "component"))
+        result.add("q", q, "1/Angstrom", "wave vectors of the path", axes=("q",))
         settings["ticks"] = [[float(at), name] for at, name in found.ticks]
         result.notes += found.notes
     blocks, frames, mean_square = _averages(part, q, weights, instantaneous, progress)
@@ -94,9 +94,19 @@ def static_structure_factor(
             )
     if instantaneous:
         result.notes.append("with the positions of each frame; wave vectors are those of the first frame's cell")
+    if trajectory.natoms != trajectory.system_atoms:
+        result.notes.append(f"{trajectory.natoms} of {trajectory.system_atoms} atoms are stored: S(q) is of these")
     if few:
         result.notes.append("one frame: no errors")
     return result
+
+
+def _shortest(q: np.ndarray, reciprocal: np.ndarray) -> np.ndarray:
+    """(n, 3) the shortest of the equivalent wave vectors: those of the first Brillouin zone."""
+    shifts = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) @ reciprocal
+    candidates = q[:, None] + shifts
+    nearest = np.argmin(np.einsum("qsk,qsk->qs", candidates, candidates).round(9), axis=1)
+    return candidates[np.arange(len(q)), nearest]
 
 
 def _plane(result: Result, cell: PrimitiveCell, plane, extent: float, units: str) -> tuple:
@@ -157,6 +167,23 @@ def _averages(part, q, weights, instantaneous, progress) -> tuple[np.ndarray, np
     return blocks / frames[:, None, None], frames, square / (len(part) * part.natoms)
 
 
+def _with_gaps(result: Result, ticks) -> Result:
+    """The same curves, with a gap where the path jumps (a label such as "X|R")."""
+    distance = result["distance"]
+    starts = []
+    for at, name in ticks:
+        if "|" in name:
+            here = np.flatnonzero(np.abs(distance - at) < 1.0e-9)
+            starts.append(int(here[-1]) if len(here) > 1 else int(np.searchsorted(distance, at + 1.0e-9)))
+    gapped = Result(result.what, dict(result.quantities), result.settings, result.sources)
+    for name in ("distance", "structure_factor"):
+        one = result.quantity(name)
+        values = np.insert(one.values, starts, np.nan, axis=-1)
+        error = None if one.error is None else np.insert(one.error, starts, np.nan, axis=-1)
+        gapped.add(name, values, one.unit, one.meaning, error, one.axes)
+    return gapped
+
+
 def draw_structure_factor(result: Result, figure) -> None:
     """S(q) along the path, as a map of the plane, or against |q| in the zone."""
     axes = figure.subplots()
@@ -185,10 +212,12 @@ def draw_structure_factor(result: Result, figure) -> None:
         length = np.linalg.norm(result["q"], axis=1)
         axes.errorbar(length, quantity.values, quantity.error, fmt="o", markersize=3, capsize=0, linewidth=0.8)
         axes.axhline(result["mean_square"], color="0.5", linestyle="--", linewidth=1)
+        if 0.0 < 30.0 * np.median(quantity.values) < quantity.values.max():
+            axes.set_yscale("log")
         axes.set(xlabel=label("|q|", "1/Angstrom"), ylabel=f"S(q){unit}")
         return
-    curves(axes, result, "distance", "structure_factor", marker="o", markersize=3.5)
     ticks = result.settings["ticks"]
+    curves(axes, _with_gaps(result, ticks), "distance", "structure_factor", marker="o", markersize=3.5)
     axes.set_xticks([at for at, _ in ticks], [name for _, name in ticks])
     for at, _ in ticks:
         axes.axvline(at, color="0.6", linewidth=0.8, zorder=0)

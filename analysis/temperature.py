@@ -95,7 +95,7 @@ def draw_temperature(result: Result, figure) -> None:
             points(right, result, f"{name}_deviation", x, label="lattice" if name == "lattice" else "spins")
         if "lattice" in names:
             order = np.argsort(x, kind="stable")
-            expected = result["lattice_deviation_expected"][order]
+            expected = np.atleast_1d(result["lattice_deviation_expected"])[order]
             right.plot(x[order], expected, color="0.4", linestyle="--", linewidth=1, label="lattice, canonical")
         left.set(xlabel=words, ylabel=label("mean temperature", "K"))
         right.set(xlabel=words, ylabel=label("standard deviation", "K"), ylim=(0, None))

@@ -37,6 +37,8 @@ def test_paramagnet_is_flat(paramagnet):
     """S^aa(q) = 1/3 at every q of the zone within its errors, which have the right size; sum rule to rounding."""
     result = analysis.static_structure_factor(paramagnet, zone=True)
     assert len(result["q"]) == paramagnet.natoms == 128
+    # within the first zone, whose farthest points (H) are 2π/a from its centre
+    assert np.linalg.norm(result["q"], axis=1).max() == pytest.approx(2.0 * np.pi / 3.0, rel=1e-9)
     assert result["zone_mean"] == pytest.approx(result["mean_square"], rel=1e-12)
     assert result["mean_square"] == pytest.approx(1.0, rel=1e-12)
     for name in ("xx", "yy", "zz"):
