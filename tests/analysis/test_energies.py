@@ -20,11 +20,11 @@ def cold(tmp_path_factory):
 
 
 def test_heat_capacity_of_a_harmonic_crystal(cold):
-    """3 k_B per atom, half of it potential energy (whose 3N − 3 modes move)."""
+    """3 k_B per atom, half of it potential energy, of which the 3N − 3 modes have their part that do not move the whole."""
     result = analysis.specific_heat(cold)
     assert 0.0 < result.error("heat_capacity") < 0.35
-    assert abs(result["heat_capacity"] - 3.0) < 3.5 * result.error("heat_capacity")
     potential = 1.5 * 45 / 48
+    assert abs(result["heat_capacity"] - 1.5 - potential) < 3.5 * result.error("heat_capacity")
     assert abs(result["heat_capacity_potential"] - potential) < 3.5 * result.error("heat_capacity_potential")
     assert result["heat_capacity_molar"] == pytest.approx(8.314462618 * result["heat_capacity"], rel=1e-6)
 
@@ -110,12 +110,12 @@ def test_stress_of_the_frames(cold, tmp_path, capsys):
 
 @pytest.mark.physics
 def test_heat_capacity_within_three_per_cent(tmp_path):
-    """Fluctuations and the slope between 10 and 30 K."""
+    """Fluctuations and the slope between 10 and 30 K of 16 atoms, 1.5 (1 + 45/48) k_B."""
     results = []
-    for kelvin in (10.0, 20.0, 30.0):
-        deck = crystal(kelvin, (2, 2, 2), steps=150_000)
+    for seed, kelvin in enumerate((10.0, 20.0, 30.0)):
+        deck = crystal(kelvin, (2, 2, 2), steps=150_000, run={"seed": seed})
         results.append(analysis.specific_heat(Trajectory(run(deck, tmp_path / f"{kelvin:g}.h5")), series=False))
     merged = add_slope(side_by_side(results))
     for name in ("heat_capacity", "heat_capacity_slope"):
         print(name, merged[name], merged.error(name))
-        assert abs(merged[name][1] - 3.0) < 3.5 * merged.error(name)[1] + 0.02 and merged.error(name)[1] < 0.1
+        assert abs(merged[name][1] - 1.5 * (1.0 + 45 / 48)) < 3.5 * merged.error(name)[1] < 0.3
