@@ -171,8 +171,8 @@ def _velocities(waves: Waves, a0: np.ndarray, null: np.ndarray) -> np.ndarray:
 def zone_points(waves: Waves, points: float = POINTS) -> np.ndarray:
     """(nq, 3) 1/Å, spread evenly over the Brillouin zone, after its centre.
 
-    They are the multiples of one irrational vector (Kronecker's sequence with powers of the root of x^(d+1) = x + 1), which shows less
-    structure in a density of states than a grid, whose points share energies by symmetry.
+    They are the multiples of one irrational vector (Kronecker's sequence with powers of the root of x^(d+1) = x + 1), which
+    shows less structure in a density of states than a grid, whose points share energies by symmetry.
     """
     lattice = waves.lattice
     free = np.flatnonzero(lattice.periodic)

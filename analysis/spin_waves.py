@@ -1,7 +1,8 @@
 """``spinmd analyze spin-waves``: energies and strengths of linear spin waves along a path, stiffness, gap and density of states.
 
-The theory is in ``spin_wave_theory``, long waves in ``spin_wave_limits``, ground states in ``spin_wave_orders``. Couplings come from a deck
-or a run through ``spinmd.spin_hamiltonian``, or from anywhere else: everything here starts from a ``SpinLattice``.
+The theory is in ``spin_wave_theory``, long waves in ``spin_wave_limits``, ground states in ``spin_wave_orders``. Couplings
+come from a deck or a run through ``spinmd.spin_hamiltonian``, or from anywhere else: everything here starts from a
+``SpinLattice``.
 """
 
 import math
@@ -23,7 +24,8 @@ FAINT = 3.0e-3  # of the strongest wave: thinner lines are not drawn as strong o
 
 
 def linear_spin_waves(
-    lattice: SpinLattice, path: BrillouinPath, *, temperature: float | None = None, bins: int = BINS, reciprocal=None, progress: bool = False
+    lattice: SpinLattice, path: BrillouinPath, *, temperature: float | None = None, bins: int = BINS, reciprocal=None, progress:
+    bool = False
 ) -> Result:  # fmt: skip
     """Spin waves of a SpinLattice at the wave vectors of a path.
 
@@ -31,9 +33,10 @@ def linear_spin_waves(
     bins         of the density of states
     reciprocal   (3, 3) 1/Å, for wave vectors in notes; None: the lattice's own
 
-    Quantities: q (nq, 3) 1/Å, distance (nq,) along the path; energy (nq, modes) meV, strength (nq, modes) µB², intensity (nq, modes)
-    µB² at a temperature; stiffness (3, 3) and its mean, meV Å², or velocity (3,), meV Å; gap meV; dos_energy, dos. A state that is no minimum
-    has negative or growing waves (``growth``, meV) and a note. Raises InputError for a state that is not at rest.
+    Quantities: q (nq, 3) 1/Å, distance (nq,) along the path; energy (nq, modes) meV, strength (nq, modes) µB², intensity
+    (nq, modes) µB² at a temperature; stiffness_tensor (3, 3) and its mean stiffness, meV Å², or velocity (3,), meV Å; gap meV;
+    dos_energy, dos. A state that is no minimum has negative or growing waves (``growth``, meV) and a note. Raises InputError for
+    a state that is not at rest.
     """
     if temperature is not None and not (math.isfinite(temperature) and temperature >= 0.0):
         raise InputError(f"expected a temperature in K, got {temperature:g}", "--temperature")
@@ -126,7 +129,9 @@ def broken(distance: np.ndarray, q: np.ndarray, *values: np.ndarray) -> tuple[np
 def visible_curves(waves: Waves, path: BrillouinPath) -> tuple[np.ndarray, np.ndarray]:
     """(n,) distances and (n, modes) energies in meV of the waves that S(q, ω) shows, to be laid over a map along the same path."""
     modes = waves.modes(path.q)
-    shown = np.where(modes.strength > FAINT * np.nanmax(np.median(modes.strength, axis=0)), modes.energies, np.nan)
+    shown = np.where(
+        modes.strength > 0.1 * FAINT * np.nanmax(np.median(modes.strength, axis=0)), modes.energies, np.nan
+    )
     return broken(path.distance, path.q, shown)
 
 
@@ -139,7 +144,9 @@ def draw_spin_waves(result: Result, figure) -> None:
     if several:
         for k, name in enumerate(run_labels(result, len(result["energy"]))):
             colour = COLOURS[k % len(COLOURS)]
-            lines = left.plot(*broken(result["distance"], _of(result, "q", k, 2), result["energy"][k]), color=colour, linewidth=1.3)
+            lines = left.plot(
+                *broken(result["distance"], _of(result, "q", k, 2), result["energy"][k]), color=colour, linewidth=1.3
+            )
             lines[0].set_label(name)
             right.plot(result["dos"][k], _of(result, "dos_energy", k, 1), color=colour, linewidth=1.3)
         left.legend(fontsize=9)
