@@ -47,25 +47,25 @@ def linear_spin_waves(
     result = Result(
         "spin-waves", settings={"sites": lattice.count, "g": lattice.g, "temperature": temperature, "bins": bins}
     )
-    along = ("distance",)
+    along = ("point",)
     result.add("distance", path.distance, "1/Angstrom", "along the path", axes=along)
-    result.add("q", path.q, "1/Angstrom", "wave vectors", axes=("distance", "component"))
+    result.add("q", path.q, "1/Angstrom", "wave vectors", axes=("point", "component"))
     result.add("segment", path.segment, "1", "of the path, from 0", axes=along)
     result.add(
-        "label_distance", [tick for tick, _ in path.ticks], "1/Angstrom", "ends of segments", axes=("label_distance",)
+        "label_distance", [tick for tick, _ in path.ticks], "1/Angstrom", "ends of segments", axes=("label_point",)
     )
-    result.add("label", [name for _, name in path.ticks], "text", "their names", axes=("label_distance",))
+    result.add("label", [name for _, name in path.ticks], "text", "their names", axes=("label_point",))
     energies = _rounded(modes.energies, waves)
-    result.add("energy", energies, "meV", "ħω of the spin waves", axes=("distance", "mode"))
+    result.add("energy", energies, "meV", "ħω of the spin waves", axes=("point", "mode"))
     strength = np.where(energies == 0.0, np.nan, modes.strength)  # of a turn of all spins: it has none, or no bound
-    result.add("strength", strength, "muB^2", "Σ_a S^aa per site and k_BT/ħω", axes=("distance", "mode"))
+    result.add("strength", strength, "muB^2", "Σ_a S^aa per site and k_BT/ħω", axes=("point", "mode"))
     if temperature is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
             weight = strength * BOLTZMANN * MEV * temperature / energies
         weight[~np.isfinite(weight) | (energies <= 0.0)] = np.nan  # waves without energy have no classical limit
-        result.add("intensity", weight, "muB^2", "∫ Σ_a S^aa(q, ω) dω per site, classical", axes=("distance", "mode"))
+        result.add("intensity", weight, "muB^2", "∫ Σ_a S^aa(q, ω) dω per site, classical", axes=("point", "mode"))
     if modes.growth.max() > 0.0:
-        result.add("growth", modes.growth, "meV", "ħ times the rate of growth", axes=("distance", "mode"))
+        result.add("growth", modes.growth, "meV", "ħ times the rate of growth", axes=("point", "mode"))
     _add_long_waves(result, waves)
     _add_states(result, waves, modes, path.q, bins, lattice.reciprocal if reciprocal is None else reciprocal)
     return result
@@ -141,28 +141,29 @@ def draw_spin_waves(result: Result, figure) -> None:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
     top = 1.06 * float(np.nanmax(result["energy"]))
     bottom = min(0.0, 1.06 * float(np.nanmin(result["energy"])))
+    ticks = _of(result, "label_distance", 0, 1)
     if several:
         for k, name in enumerate(run_labels(result, len(result["energy"]))):
             colour = COLOURS[k % len(COLOURS)]
-            lines = left.plot(
-                *broken(result["distance"], _of(result, "q", k, 2), result["energy"][k]), color=colour, linewidth=1.3
-            )
-            lines[0].set_label(name)
+            along, energy = broken(_of(result, "distance", k, 1), _of(result, "q", k, 2), result["energy"][k])
+            along = np.interp(along, _of(result, "label_distance", k, 1), ticks)  # cells of other sizes
+            left.plot(along, energy, color=colour, linewidth=1.3)[0].set_label(name)
             right.plot(result["dos"][k], _of(result, "dos_energy", k, 1), color=colour, linewidth=1.3)
         left.legend(fontsize=9)
     else:
         _strong_lines(left, result)
         right.fill_betweenx(result["dos_energy"], result["dos"], color=COLOURS[0], alpha=0.25, linewidth=0)
         right.plot(result["dos"], result["dos_energy"], color=COLOURS[0], linewidth=1.2)
-    names = _of(result, "label", 0, 1)
-    for tick in result["label_distance"]:
+    for tick in ticks:
         left.axvline(tick, color="0.6", linewidth=0.7, zorder=0)
-    left.set_xticks(result["label_distance"], [name.replace("_", "") for name in names])
+    left.set_xticks(ticks, [name.replace("_", "") for name in _of(result, "label", 0, 1)])
     left.grid(False, axis="x")
-    if "stiffness" in result and not several:
+    if bottom < 0.0 or "growth" in result:
+        left.set_title("the state is no minimum of the energy", loc="right", fontsize=11, color=COLOURS[5])
+    elif "stiffness" in result and not several:
         left.set_title(f"stiffness {result['stiffness']:.4g} meV Å²", loc="right", fontsize=11)
-    left.set(ylabel=label("energy", "meV"), xlim=(result["distance"][0], result["distance"][-1]))
-    left.set_ylim(bottom, top if top > bottom else 1.0)
+    left.set(ylabel=label("energy", "meV"), xlim=(ticks[0], ticks[-1]))
+    left.set_ylim(bottom, max(top, -0.06 * bottom, 1.0e-3))
     if bottom < 0.0:
         left.axhline(0.0, color="0.3", linewidth=0.8)
     right.set(xlabel="states per\nmeV and moment", xlim=(0.0, None))

@@ -293,6 +293,16 @@ def test_the_stiffness_of_iron_of_uppasd(shared):
     assert long.stiffness[0, 0] == pytest.approx(by_hand, rel=1e-10)
 
 
+def test_exchange_of_distance_from_a_file(shared):
+    """The first two points of LAMMPS's J(r) of bcc iron at its lattice constant: 1/6 Σ J r² by hand."""
+    file = shared / "data/jij_tables/lammps_spin/exchange_bcc_iron.dat"
+    r, j = np.loadtxt(file).T
+    table = {"form": "table", "file": str(file), "cutoff": 3.4, "smoothing": 0.0}
+    long = long_waves(waves_of(deck("bcc", [{"kind": "exchange", "parameters": table}], [2.2], (1, 1, 1), a=2.8665)))
+    by_hand = 1e3 * (2.0 / 2.2) * (8 * j[0] * r[0] ** 2 + 6 * j[1] * r[1] ** 2) / 6.0
+    assert long.stiffness[0, 0] == pytest.approx(by_hand, rel=2e-3)  # distances of the file have five digits
+
+
 # --- runs of the engine ----------------------------------------------------------------------------------------------
 
 DMI = {"kind": "dmi", "parameters": {"form": "shells", "D": [0.004]}}
