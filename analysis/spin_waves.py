@@ -19,7 +19,8 @@ from spinmd.errors import InputError
 from spinmd.units import BOLTZMANN
 
 BINS = 100
-
+MANY = 40  # waves at each wave vector that are drawn as lines
+ROWS = 150  # of the map of more
 FAINT = 3.0e-3  # of the strongest wave: thinner lines are not drawn as strong ones
 
 
@@ -151,7 +152,8 @@ def draw_spin_waves(result: Result, figure) -> None:
             right.plot(result["dos"][k], _of(result, "dos_energy", k, 1), color=colour, linewidth=1.3)
         left.legend(fontsize=9)
     else:
-        _strong_lines(left, result)
+        many = result["energy"].shape[1] > MANY
+        (_strength_map if many else _strong_lines)(left, result)
         right.fill_betweenx(result["dos_energy"], result["dos"], color=COLOURS[0], alpha=0.25, linewidth=0)
         right.plot(result["dos"], result["dos_energy"], color=COLOURS[0], linewidth=1.2)
     for tick in ticks:
@@ -177,6 +179,21 @@ def _of(result: Result, name: str, run: int, dimensions: int) -> np.ndarray:
     """The values of one run, whether they are stacked or the same for all."""
     values = result[name]
     return values[run] if values.ndim > dimensions else values
+
+
+def _strength_map(axes, result: Result) -> None:
+    """The strength over wave vector and energy: for disordered alloys and large cells, whose waves are too many for lines."""
+    from scipy.ndimage import gaussian_filter1d
+
+    distance, energy = result["distance"], result["energy"]
+    rows = np.linspace(min(float(energy.min()), 0.0), 1.05 * float(energy.max()), ROWS + 1)
+    weights = np.nan_to_num(result["strength"])
+    values = np.array([np.histogram(e, rows, weights=w)[0] for e, w in zip(energy, weights, strict=True)])
+    values = np.sqrt(gaussian_filter1d(values, 1.0, axis=1))
+    edges = np.concatenate([distance[:1], 0.5 * (distance[1:] + distance[:-1]), distance[-1:]])
+    axes.pcolormesh(
+        edges, rows, values.T, cmap="Blues", vmax=np.quantile(values.max(axis=1), 0.9), rasterized=True, zorder=-1
+    )
 
 
 def _strong_lines(axes, result: Result) -> None:

@@ -92,10 +92,10 @@ def spin_crystal(
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a path names an HDF5 file."""
+    """Whether a path names an HDF5 file, or is meant to."""
     import h5py
 
-    return path.is_file() and h5py.is_hdf5(path)
+    return path.suffix in (".h5", ".hdf5") or path.is_file() and h5py.is_hdf5(path)
 
 
 class SpinCrystal:
@@ -159,12 +159,12 @@ class SpinCrystal:
 
     @property
     def crystal(self) -> PrimitiveCell:
-        """The chemical cell of the sites."""
+        """The chemical cell of the sites; of a disordered alloy the cell of its lattice."""
         symbols = list(self.symbols)
         try:
             return reduced_cell(self.sites, self.cell, symbols, self.pbc)
-        except InputError:  # a disordered alloy: each atom is a site
-            return PrimitiveCell(self.cell, self.sites, tuple(symbols), self.pbc, site=np.arange(len(symbols)))
+        except InputError:  # a disordered alloy: the lattice of its sites
+            return reduced_cell(self.sites, self.cell, symbols, self.pbc, ignore_elements=True)
 
     # ------------------------------------------------------------------ states
 

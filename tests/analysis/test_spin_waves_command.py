@@ -103,6 +103,19 @@ def test_several_decks_come_into_one_figure(folder):
     assert "weak" in (folder / "out.svg").read_text()
 
 
+def test_waves_of_an_alloy_are_unfolded(folder):
+    """54 waves at each wave vector of the lattice; both elements alike they are those of the pure crystal, seen at its own q."""
+    alloy = DECK.replace("supercell = [8, 2, 2]", "supercell = [6, 3, 3]\nalloy = { Co = 0.5 }")
+    (folder / "alloy.toml").write_text(alloy.replace("Fe = 2.0", "Fe = 2.0, Co = 2.0000001"))
+    command = ["analyze", "spin-waves", "alloy.toml", "--points", "8", "-o", "out.h5", "--plot", "out.png", "--quiet"]
+    assert main(command) == 0
+    result = read_result("out.h5")
+    assert result["energy"].shape[1] == 54 and (folder / "out.png").exists()
+    strength = result["strength"]
+    mean = (strength * result["energy"]).sum(axis=1) / strength.sum(axis=1)
+    np.testing.assert_allclose(mean, energy(result["q"]), rtol=1e-5)
+
+
 def test_theory_lies_over_the_map_of_a_run(folder):
     with spinmd.build("deck.toml") as simulation:
         simulation.run()
