@@ -171,8 +171,8 @@ def _velocities(waves: Waves, a0: np.ndarray, null: np.ndarray) -> np.ndarray:
 def zone_points(waves: Waves, points: float = POINTS) -> np.ndarray:
     """(nq, 3) 1/Å, spread evenly over the Brillouin zone, after its centre.
 
-    They are the multiples of one irrational vector (Kronecker's sequence with powers of the root of x^(d+1) = x + 1), which shows less
-    structure in a density of states than a grid, whose points share energies by symmetry.
+    They are the multiples of one irrational vector (Kronecker's sequence with powers of the root of x^(d+1) = x + 1), which
+    shows less structure in a density of states than a grid, whose points share energies by symmetry.
     """
     lattice = waves.lattice
     free = np.flatnonzero(lattice.periodic)
@@ -187,13 +187,16 @@ def zone_points(waves: Waves, points: float = POINTS) -> np.ndarray:
 
 def density_of_states(energies: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, float]:
     """(bins,) energies in meV, (bins,) states per meV and site, and the width of the Gaussians, meV, from (nq, n) energies."""
-    top = 1.05 * max(float(energies.max()), 1.0e-9)
-    edges = np.linspace(0.0, top, 8 * bins + 1)
-    counts = np.histogram(np.clip(energies, 0.0, None), edges)[0] / (energies.size * (edges[1] - edges[0]))
-    width = 1.2 * top / bins
+    top, low = 1.05 * max(float(energies.max()), 0.0), 1.05 * min(float(energies.min()), 0.0)
+    top = max(top, low + 1.0e-6)
+    edges = np.linspace(low, top, 8 * bins + 1)
+    step = edges[1] - edges[0]
+    counts = np.histogram(energies, edges)[0] / (energies.size * step)
+    width = 1.2 * (top - low) / bins
     x = 0.5 * (edges[1:] + edges[:-1])
-    reach = int(np.ceil(5.0 * width / (edges[1] - edges[0])))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * (edges[1] - edges[0]) / width) ** 2)
-    padded = np.concatenate([counts[:reach][::-1], counts, np.zeros(reach)])  # what would leave at zero is folded back
+    reach = int(np.ceil(5.0 * width / step))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / width) ** 2)
+    below = counts[:reach][::-1] if low == 0.0 else np.zeros(reach)  # what would leave at zero is folded back
+    padded = np.concatenate([below, counts, np.zeros(reach)])
     smooth = np.convolve(padded, kernel / kernel.sum(), mode="valid")
     return x.reshape(bins, 8).mean(axis=1), smooth.reshape(bins, 8).mean(axis=1), width

@@ -2,8 +2,9 @@
 
     E/N = −½ Σ c_q† [T(q) − B] c_q:   the state lies in the eigenvectors of the largest eigenvalue of T(q) − B over all q
 
-where moments of all sites have the same length there. Luttinger, Tisza, Phys. Rev. 70, 954 (1946). q = 0 is a state of one cell, q = −q (half a
-reciprocal lattice vector) an antiferromagnet, any other q a spiral about the axis that the eigenvector, DMI and anisotropy leave.
+where moments of all sites have the same length there. Luttinger, Tisza, Phys. Rev. 70, 954 (1946). q = 0 is a state of one
+cell, q = −q (half a reciprocal lattice vector) an antiferromagnet, any other q a spiral about the axis that the eigenvector,
+DMI and anisotropy leave.
 """
 
 from dataclasses import dataclass, replace
@@ -86,7 +87,10 @@ def best_wavevector(lattice: SpinLattice) -> np.ndarray:
 
 
 def single_q(lattice: SpinLattice, wavevector=None, axis=None) -> Order:
-    """The order of propagation vector ``wavevector`` (1/Å; None: the best) about ``axis`` (None: what couplings leave, else q or z).
+    """The order of propagation vector ``wavevector``, 1/Å, about ``axis``.
+
+    wavevector  None: the best
+    axis        None: what the couplings leave, else q or z
 
     InputError where the eigenvectors make no state with moments of one length.
     """
@@ -110,7 +114,8 @@ def single_q(lattice: SpinLattice, wavevector=None, axis=None) -> Order:
     sizes = np.abs(amplitude)
     if sizes.min() < 1.0e-3 * sizes.max() or np.ptp(sizes) > 1.0e-3 * sizes.max():
         raise InputError(
-            "the best wave vector gives the sites unlike lengths, so that no single-q state is found this way; give the order as the "
+            "the best wave vector gives the sites unlike lengths, so that no single-q state is found this way; give the "
+            "order as the "
             "deck's texture and use --state initial",
             "--state",
         )
@@ -127,13 +132,18 @@ def single_q(lattice: SpinLattice, wavevector=None, axis=None) -> Order:
 
 
 def relaxed(lattice: SpinLattice) -> SpinLattice:
-    """The lattice with its spins turned into their fields until torques vanish or ``ALIGNMENTS`` are over: cones of a spiral in a field."""
+    """The lattice with its spins turned into their fields until torques vanish or ``ALIGNMENTS`` are over: cones of a spiral
+    in a field.
+    """
+    step, before = 1.0, np.inf
     for _ in range(ALIGNMENTS):
         h = lattice.total_fields()
         size = np.linalg.norm(h, axis=1, keepdims=True)
-        if np.linalg.norm(np.cross(lattice.directions, h), axis=1).max() <= REST * max(float(size.max()), 1e-12):
+        torque = float(np.linalg.norm(np.cross(lattice.directions, h), axis=1).max())
+        if torque <= REST * max(float(size.max()), 1e-12):
             break
-        u = lattice.directions + h / np.maximum(size, 1e-300)
+        step, before = max(0.5 * step, 0.01) if torque > before else step, torque
+        u = lattice.directions + step * h / np.maximum(size, 1e-300)
         lattice = replace(lattice, directions=u / np.linalg.norm(u, axis=1, keepdims=True))
     return lattice
 

@@ -2,15 +2,17 @@
 
     E = −½ Σ_ij u_iᵀ T_ij u_j + ½ Σ_i u_iᵀ B_i u_i − Σ_i u_i·C_i,      dS_i/dt = −(g/ħ) S_i × F_i,   F_i = −∂E/∂S_i,  S_i = m_i u_i
 
-with unit vectors u, couplings T (exchange J 1, DMI T_ab = ε_abc D_c, any tensor; T_ji = T_ijᵀ, each pair counts once), on-site Hessians B
-(uniaxial anisotropy −K (u·n)²: B = −2K nnᵀ) and constant fields C = m × field, all in eV. Any smooth energy has this form to second order
-about a state. There u_i = √(1 − a²) z_i + a_x x_i + a_y y_i, and for plane waves a_i = û_i exp(i q·r_i − iωt)
+with unit vectors u, couplings T (exchange J 1, DMI T_ab = ε_abc D_c, any tensor; T_ji = T_ijᵀ, each pair counts once),
+on-site Hessians B (uniaxial anisotropy −K (u·n)²: B = −2K nnᵀ) and constant fields C = m × field, all in eV. Any smooth energy
+has this form to second order about a state. There u_i = √(1 − a²) z_i + a_x x_i + a_y y_i, and for plane waves
+a_i = û_i exp(i q·r_i − iωt)
 
-    ħω û = i G J A(q) û,   A_ij(q) = δ_ij (z_i·H_i + B_i) − Σ_d T_ij(d) e^{iq·d},   H_i = −∂E/∂u_i,   G = g/m_i,   J = ((0, −1), (1, 0))
+    ħω û = i G J A(q) û,   A_ij(q) = δ_ij (z_i·H_i + B_i) − Σ_d T_ij(d) e^{iq·d},   H_i = −∂E/∂u_i
 
-with B and T in the local frames. A(q) is the Hessian of the energy; where it is positive, energies
-are real: with A' = √G A √G the Hermitian matrix √A' iJ √A' has the eigenvalues ħω. Colpa, Physica A 93, 327 (1978); Toth, Lake, J. Phys.: Condens.
-Matter 27, 166002 (2015). In classical statistics ⟨û û†⟩ = k_B T A(q)⁻¹, which the modes share out among their frequencies.
+with G = g/m_i, J = ((0, −1), (1, 0)), and B and T in the local frames. A(q) is the Hessian of the energy; where it is positive,
+energies are real: with A' = √G A √G the Hermitian matrix √A' iJ √A' has the eigenvalues ħω. Colpa, Physica A 93, 327 (1978);
+Toth, Lake, J. Phys.: Condens. Matter 27, 166002 (2015). In classical statistics ⟨û û†⟩ = k_B T A(q)⁻¹, which the modes share
+out among their frequencies.
 """
 
 from collections.abc import Iterator
@@ -96,7 +98,8 @@ class SpinLattice:
         if torque[worst] > TORQUE * scale + self.tolerance:
             name = f" ({self.symbols[worst]})" if self.symbols else ""
             raise InputError(
-                f"the state is not at rest: the torque on site {worst}{name} of the magnetic cell is {MEV * torque[worst]:.3g} meV, its "
+                f"the state is not at rest: the torque on site {worst}{name} of the magnetic cell is "
+                f"{MEV * torque[worst]:.3g} meV, its "
                 f"field {MEV * np.linalg.norm(h[worst]):.3g} meV; relax the spins first, or name the ground state with --state",
                 "--state",
             )
@@ -232,8 +235,10 @@ class Waves:
         return energies, self.metric @ (root @ w) / quantum[:, None, :]
 
     def _unstable(self, matrix):
-        """(n,) energies and rates, eV, (2n, n) √G⁻¹û, by the general eigenvalue problem at one q: of each pair of waves the one with
-        positive norm v†(iJ)v, or the one that grows, which has no strength (NaN)."""
+        """(n,) energies and rates, eV, (2n, n) √G⁻¹û, by the general eigenvalue problem at one q.
+
+        Of each pair of waves the one with positive norm v†(iJ)v, or the one that grows, which has no strength (NaN).
+        """
         n = self.lattice.count
         found, v = np.linalg.eig(self.metric @ matrix)
         norms = np.einsum("ak,ab,bk->k", v.conj(), self.metric, v).real
@@ -244,10 +249,10 @@ class Waves:
         return found[chosen].real, np.maximum(found[chosen].imag, 0.0), v[:, chosen] / np.sqrt(size)
 
     def patterns(self, q) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) energies in meV and (n, 3, n) patterns û of the waves at one q (3,): u_i = z_i + Re Σ_k c_k û_ik exp(i q·r_i − iω_k t).
+        """(n,) energies in meV and (n, 3, n) patterns û at one q (3,): u_i = z_i + Re Σ_k c_k û_ik exp(i q·r_i − iω_k t).
 
-        Each has the amplitude of one quantum, k_B T = ħω in classical statistics. Of a spiral in its turning frame. InputError where the
-        state is no minimum.
+        Each has the amplitude of one quantum, k_B T = ħω in classical statistics. Of a spiral in its turning frame. InputError
+        where the state is no minimum.
         """
         values, vectors = np.linalg.eigh(self.hessian(np.reshape(q, (1, 3))))
         if values[0, 0] < -(ZERO * self.scale + self.tolerance):
@@ -293,8 +298,10 @@ def turned(lattice: SpinLattice, wavevector, axis) -> SpinLattice:
         for turn in (quarter, eighth):
             if np.abs(turn @ values @ turn.T - values).max(initial=0.0) > 1.0e-8 * largest + lattice.tolerance:
                 raise InputError(
-                    f"the {name} change if all spins are turned about {_text(axis)}, so that a spiral about it is not uniform in a frame "
-                    "that turns with it; treat it as a commensurate state of a magnetic cell: give it as the deck's texture and use "
+                    f"the {name} change if all spins are turned about {_text(axis)}, so that a spiral about it is not "
+                    f"uniform in a frame "
+                    "that turns with it; treat it as a commensurate state of a magnetic cell: give it as the deck's texture "
+                    "and use "
                     "--state initial",
                     "--state",
                 )

@@ -1,7 +1,8 @@
 """``spinmd analyze spin-waves``: energies and strengths of linear spin waves along a path, stiffness, gap and density of states.
 
-The theory is in ``spin_wave_theory``, long waves in ``spin_wave_limits``, ground states in ``spin_wave_orders``. Couplings come from a deck
-or a run through ``spinmd.spin_hamiltonian``, or from anywhere else: everything here starts from a ``SpinLattice``.
+The theory is in ``spin_wave_theory``, long waves in ``spin_wave_limits``, ground states in ``spin_wave_orders``. Couplings
+come from a deck or a run through ``spinmd.spin_hamiltonian``, or from anywhere else: everything here starts from a
+``SpinLattice``.
 """
 
 import math
@@ -18,12 +19,14 @@ from spinmd.errors import InputError
 from spinmd.units import BOLTZMANN
 
 BINS = 100
-
+MANY = 40  # waves at each wave vector that are drawn as lines
+ROWS = 150  # of the map of more
 FAINT = 3.0e-3  # of the strongest wave: thinner lines are not drawn as strong ones
 
 
 def linear_spin_waves(
-    lattice: SpinLattice, path: BrillouinPath, *, temperature: float | None = None, bins: int = BINS, reciprocal=None, progress: bool = False
+    lattice: SpinLattice, path: BrillouinPath, *, temperature: float | None = None, bins: int = BINS, reciprocal=None, progress:
+    bool = False
 ) -> Result:  # fmt: skip
     """Spin waves of a SpinLattice at the wave vectors of a path.
 
@@ -31,9 +34,10 @@ def linear_spin_waves(
     bins         of the density of states
     reciprocal   (3, 3) 1/Å, for wave vectors in notes; None: the lattice's own
 
-    Quantities: q (nq, 3) 1/Å, distance (nq,) along the path; energy (nq, modes) meV, strength (nq, modes) µB², intensity (nq, modes)
-    µB² at a temperature; stiffness (3, 3) and its mean, meV Å², or velocity (3,), meV Å; gap meV; dos_energy, dos. A state that is no minimum
-    has negative or growing waves (``growth``, meV) and a note. Raises InputError for a state that is not at rest.
+    Quantities: q (nq, 3) 1/Å, distance (nq,) along the path; energy (nq, modes) meV, strength (nq, modes) µB², intensity
+    (nq, modes) µB² at a temperature; stiffness_tensor (3, 3) and its mean stiffness, meV Å², or velocity (3,), meV Å; gap meV;
+    dos_energy, dos. A state that is no minimum has negative or growing waves (``growth``, meV) and a note. Raises InputError for
+    a state that is not at rest.
     """
     if temperature is not None and not (math.isfinite(temperature) and temperature >= 0.0):
         raise InputError(f"expected a temperature in K, got {temperature:g}", "--temperature")
@@ -44,25 +48,25 @@ def linear_spin_waves(
     result = Result(
         "spin-waves", settings={"sites": lattice.count, "g": lattice.g, "temperature": temperature, "bins": bins}
     )
-    along = ("distance",)
+    along = ("point",)
     result.add("distance", path.distance, "1/Angstrom", "along the path", axes=along)
-    result.add("q", path.q, "1/Angstrom", "wave vectors", axes=("distance", "component"))
+    result.add("q", path.q, "1/Angstrom", "wave vectors", axes=("point", "component"))
     result.add("segment", path.segment, "1", "of the path, from 0", axes=along)
     result.add(
-        "label_distance", [tick for tick, _ in path.ticks], "1/Angstrom", "ends of segments", axes=("label_distance",)
+        "label_distance", [tick for tick, _ in path.ticks], "1/Angstrom", "ends of segments", axes=("label_point",)
     )
-    result.add("label", [name for _, name in path.ticks], "text", "their names", axes=("label_distance",))
+    result.add("label", [name for _, name in path.ticks], "text", "their names", axes=("label_point",))
     energies = _rounded(modes.energies, waves)
-    result.add("energy", energies, "meV", "ħω of the spin waves", axes=("distance", "mode"))
+    result.add("energy", energies, "meV", "ħω of the spin waves", axes=("point", "mode"))
     strength = np.where(energies == 0.0, np.nan, modes.strength)  # of a turn of all spins: it has none, or no bound
-    result.add("strength", strength, "muB^2", "Σ_a S^aa per site and k_BT/ħω", axes=("distance", "mode"))
+    result.add("strength", strength, "muB^2", "Σ_a S^aa per site and k_BT/ħω", axes=("point", "mode"))
     if temperature is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
             weight = strength * BOLTZMANN * MEV * temperature / energies
         weight[~np.isfinite(weight) | (energies <= 0.0)] = np.nan  # waves without energy have no classical limit
-        result.add("intensity", weight, "muB^2", "∫ Σ_a S^aa(q, ω) dω per site, classical", axes=("distance", "mode"))
+        result.add("intensity", weight, "muB^2", "∫ Σ_a S^aa(q, ω) dω per site, classical", axes=("point", "mode"))
     if modes.growth.max() > 0.0:
-        result.add("growth", modes.growth, "meV", "ħ times the rate of growth", axes=("distance", "mode"))
+        result.add("growth", modes.growth, "meV", "ħ times the rate of growth", axes=("point", "mode"))
     _add_long_waves(result, waves)
     _add_states(result, waves, modes, path.q, bins, lattice.reciprocal if reciprocal is None else reciprocal)
     return result
@@ -126,7 +130,9 @@ def broken(distance: np.ndarray, q: np.ndarray, *values: np.ndarray) -> tuple[np
 def visible_curves(waves: Waves, path: BrillouinPath) -> tuple[np.ndarray, np.ndarray]:
     """(n,) distances and (n, modes) energies in meV of the waves that S(q, ω) shows, to be laid over a map along the same path."""
     modes = waves.modes(path.q)
-    shown = np.where(modes.strength > FAINT * np.nanmax(np.median(modes.strength, axis=0)), modes.energies, np.nan)
+    shown = np.where(
+        modes.strength > 0.1 * FAINT * np.nanmax(np.median(modes.strength, axis=0)), modes.energies, np.nan
+    )
     return broken(path.distance, path.q, shown)
 
 
@@ -136,26 +142,30 @@ def draw_spin_waves(result: Result, figure) -> None:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
     top = 1.06 * float(np.nanmax(result["energy"]))
     bottom = min(0.0, 1.06 * float(np.nanmin(result["energy"])))
+    ticks = _of(result, "label_distance", 0, 1)
     if several:
         for k, name in enumerate(run_labels(result, len(result["energy"]))):
             colour = COLOURS[k % len(COLOURS)]
-            lines = left.plot(*broken(result["distance"], _of(result, "q", k, 2), result["energy"][k]), color=colour, linewidth=1.3)
-            lines[0].set_label(name)
+            along, energy = broken(_of(result, "distance", k, 1), _of(result, "q", k, 2), result["energy"][k])
+            along = np.interp(along, _of(result, "label_distance", k, 1), ticks)  # cells of other sizes
+            left.plot(along, energy, color=colour, linewidth=1.3)[0].set_label(name)
             right.plot(result["dos"][k], _of(result, "dos_energy", k, 1), color=colour, linewidth=1.3)
         left.legend(fontsize=9)
     else:
-        _strong_lines(left, result)
+        many = result["energy"].shape[1] > MANY
+        (_strength_map if many else _strong_lines)(left, result)
         right.fill_betweenx(result["dos_energy"], result["dos"], color=COLOURS[0], alpha=0.25, linewidth=0)
         right.plot(result["dos"], result["dos_energy"], color=COLOURS[0], linewidth=1.2)
-    names = _of(result, "label", 0, 1)
-    for tick in result["label_distance"]:
+    for tick in ticks:
         left.axvline(tick, color="0.6", linewidth=0.7, zorder=0)
-    left.set_xticks(result["label_distance"], [name.replace("_", "") for name in names])
+    left.set_xticks(ticks, [name.replace("_", "") for name in _of(result, "label", 0, 1)])
     left.grid(False, axis="x")
-    if "stiffness" in result and not several:
+    if bottom < 0.0 or "growth" in result:
+        left.set_title("the state is no minimum of the energy", loc="right", fontsize=11, color=COLOURS[5])
+    elif "stiffness" in result and not several:
         left.set_title(f"stiffness {result['stiffness']:.4g} meV Å²", loc="right", fontsize=11)
-    left.set(ylabel=label("energy", "meV"), xlim=(result["distance"][0], result["distance"][-1]))
-    left.set_ylim(bottom, top if top > bottom else 1.0)
+    left.set(ylabel=label("energy", "meV"), xlim=(ticks[0], ticks[-1]))
+    left.set_ylim(bottom, max(top, -0.06 * bottom, 1.0e-3))
     if bottom < 0.0:
         left.axhline(0.0, color="0.3", linewidth=0.8)
     right.set(xlabel="states per\nmeV and moment", xlim=(0.0, None))
@@ -169,6 +179,21 @@ def _of(result: Result, name: str, run: int, dimensions: int) -> np.ndarray:
     """The values of one run, whether they are stacked or the same for all."""
     values = result[name]
     return values[run] if values.ndim > dimensions else values
+
+
+def _strength_map(axes, result: Result) -> None:
+    """The strength over wave vector and energy: for disordered alloys and large cells, whose waves are too many for lines."""
+    from scipy.ndimage import gaussian_filter1d
+
+    distance, energy = result["distance"], result["energy"]
+    rows = np.linspace(min(float(energy.min()), 0.0), 1.05 * float(energy.max()), ROWS + 1)
+    weights = np.nan_to_num(result["strength"])
+    values = np.array([np.histogram(e, rows, weights=w)[0] for e, w in zip(energy, weights, strict=True)])
+    values = np.sqrt(gaussian_filter1d(values, 1.0, axis=1))
+    edges = np.concatenate([distance[:1], 0.5 * (distance[1:] + distance[:-1]), distance[-1:]])
+    axes.pcolormesh(
+        edges, rows, values.T, cmap="Blues", vmax=np.quantile(values.max(axis=1), 0.9), rasterized=True, zorder=-1
+    )
 
 
 def _strong_lines(axes, result: Result) -> None:

@@ -389,8 +389,12 @@ def _draw_map(axes, result: Result, k: int, norm, colours: str):
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(ticks[0], ticks[-1])
     if "overlay_energy" in result:
-        for curve in np.atleast_2d(_of_run(result, "overlay_energy", k).T):
-            axes.plot(_of_run(result, "overlay_distance", k), curve, color="#7fd4ff", linewidth=1.1)
+        curves = axes.plot(
+            _of_run(result, "overlay_distance", k), _of_run(result, "overlay_energy", k), color="#7fd4ff", linewidth=1.1
+        )
+        if k == 0:
+            curves[0].set_label(result.quantity("overlay_energy").meaning)
+            axes.legend(loc="upper right", labelcolor="white", fontsize=9)
     if "branch_energy" in result:
         energies = _of_run(result, "branch_energy", k)
         axes.plot(

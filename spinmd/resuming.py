@@ -79,7 +79,8 @@ def resume(
 def deck_of_run(path: str | Path, *, force: bool = False, folder: str | Path | None = None) -> Deck:
     """The deck of a run from its file, with the settings in force; nothing is run and no structure is read.
 
-    ``force`` and ``folder`` are those of ``resume``. Raises InputError for another file, and where files of potentials have changed.
+    ``force`` and ``folder`` are those of ``resume``. Raises InputError for another file, and where files of potentials have
+    changed.
     """
     path = Path(path).expanduser().absolute()
     try:

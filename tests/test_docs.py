@@ -297,6 +297,24 @@ def test_example_that_reads_a_trajectory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("table", ["--cells", "4", "--steps", "400"], "spin-wave theory: stiffness 178.8 meV Å²"),
+        ("deepspin", ["--cells", "2", "1", "1", "--steps", "400"], "second derivatives"),
+    ],
+)
+def test_examples_of_magnons(tmp_path, name, options, words):
+    script = ROOT / "docs" / "examples" / f"magnons_iron_{name}.py"
+    command = [sys.executable, str(script), *options, "--figure", "short.png"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
+    assert (tmp_path / "short.png").read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [tmp_path / "short.png"]
+
+
 # --- what conventions.md claims about other codes ---
 
 

@@ -94,8 +94,8 @@ def spin_waves_command(
     files, axes = expanded(sources)
     results = [
         waves_of(
-            file, overrides or (), state=state, path=path, path_units=path_units, points=points, temperature=kelvin, live_range=reach,
-            bins=bins, folder=folder, force=force, progress=not quiet, **options,
+            file, overrides or (), state=state, path=path, path_units=path_units, points=points, temperature=kelvin,
+            live_range=reach, bins=bins, folder=folder, force=force, progress=not quiet, **options,
         )
         for file in files
     ]  # fmt: skip
@@ -103,12 +103,13 @@ def spin_waves_command(
 
 
 def waves_of(
-    source: Path, overrides=(), *, state: str = "auto", path: str | None = None, path_units: str = "conventional", points: int = 300,
-    temperature: float | None = None, bins: int = 100, folder: Path | None = None, force: bool = False, progress: bool = False, **options,
+    source: Path, overrides=(), *, state: str = "auto", path: str | None = None, path_units: str = "conventional",
+    points: int = 300, temperature: float | None = None, bins: int = 100, folder: Path | None = None, force: bool = False,
+    progress: bool = False, **options,
 ) -> "Result":  # fmt: skip
     """The Result of one deck or run; ``options`` are those of ``SpinCrystal.spin_lattice``."""
     from spinmd.analysis.spin_waves import linear_spin_waves
-    from spinmd.commands.spin_hamiltonian import spin_crystal
+    from spinmd.spin_hamiltonian import spin_crystal
 
     found = spin_crystal(source, overrides, force=force, folder=folder).spin_lattice(state, **options)
     route = smooth_path(found.crystal, path, points, path_units)
@@ -128,10 +129,12 @@ def lay_over(
     from spinmd.analysis.brillouin import sampled_path
     from spinmd.analysis.spin_wave_theory import Waves
     from spinmd.analysis.spin_waves import visible_curves
-    from spinmd.commands.spin_hamiltonian import spin_crystal
+    from spinmd.spin_hamiltonian import spin_crystal
 
     found = spin_crystal(run, force=True).spin_lattice(state)
-    distance, energy = visible_curves(Waves(found.lattice), sampled_path(found.crystal, path, OVERLAY, units=path_units))
+    distance, energy = visible_curves(
+        Waves(found.lattice), sampled_path(found.crystal, path, OVERLAY, units=path_units)
+    )
     result.add("overlay_distance", distance, "1/Angstrom", "along the path", axes=("overlay_distance",))
     result.add("overlay_energy", energy, "meV", "linear spin-wave theory", axes=("overlay_distance", "mode"))
     result.notes += found.notes

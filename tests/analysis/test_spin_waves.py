@@ -5,15 +5,14 @@ from itertools import product
 
 import numpy as np
 import pytest
-
 from support.live import Live
 
 import spinmd
+from spinmd import spin_hamiltonian
 from spinmd.analysis.spin_wave_limits import long_waves, scalar_stiffness
 from spinmd.analysis.spin_wave_theory import Waves
-from spinmd.commands import spin_hamiltonian
-from spinmd.commands.spin_hamiltonian import spin_crystal
 from spinmd.errors import InputError
+from spinmd.spin_hamiltonian import spin_crystal
 from spinmd.units import BOHR_MAGNETON, HBAR, convert
 
 A = 3.0  # Å
@@ -72,7 +71,8 @@ def signs(vector):
 
 
 @pytest.mark.parametrize(
-    "prototype, first, second", [("sc", (1, 0, 0), (1, 1, 0)), ("bcc", (0.5, 0.5, 0.5), (1, 0, 0)), ("fcc", (0.5, 0.5, 0), (1, 0, 0))]
+    "prototype, first, second",
+    [("sc", (1, 0, 0), (1, 1, 0)), ("bcc", (0.5, 0.5, 0.5), (1, 0, 0)), ("fcc", (0.5, 0.5, 0), (1, 0, 0))],
 )  # fmt: skip
 @pytest.mark.parametrize("supercell", [(1, 1, 1), (3, 2, 2)])
 def test_a_ferromagnet_is_its_formula(prototype, first, second, supercell):
@@ -293,6 +293,16 @@ def test_the_stiffness_of_iron_of_uppasd(shared):
     assert long.stiffness[0, 0] == pytest.approx(by_hand, rel=1e-10)
 
 
+def test_exchange_of_distance_from_a_file(shared):
+    """The first two points of LAMMPS's J(r) of bcc iron at its lattice constant: 1/6 Σ J r² by hand."""
+    file = shared / "data/jij_tables/lammps_spin/exchange_bcc_iron.dat"
+    r, j = np.loadtxt(file).T
+    table = {"form": "table", "file": str(file), "cutoff": 3.4, "smoothing": 0.0}
+    long = long_waves(waves_of(deck("bcc", [{"kind": "exchange", "parameters": table}], [2.2], (1, 1, 1), a=2.8665)))
+    by_hand = 1e3 * (2.0 / 2.2) * (8 * j[0] * r[0] ** 2 + 6 * j[1] * r[1] ** 2) / 6.0
+    assert long.stiffness[0, 0] == pytest.approx(by_hand, rel=2e-3)  # distances of the file have five digits
+
+
 # --- runs of the engine ----------------------------------------------------------------------------------------------
 
 DMI = {"kind": "dmi", "parameters": {"form": "shells", "D": [0.004]}}
@@ -300,9 +310,14 @@ BIQUADRATIC = {"kind": "biquadratic", "parameters": {"form": "shells", "K": [0.0
 CUBIC = {"kind": "cubic-anisotropy", "parameters": {"K1": 0.002, "K2": 0.001}}
 BOND = {"kind": "tensor-exchange", "parameters": {"form": "shells", "isotropic": [0.01], "bond": [0.003]}}
 DIPOLE = {"kind": "dipole", "parameters": {"cutoff": 6.5, "constant": 5e-3}}
+OF_DISTANCE = {
+    "kind": "exchange",
+    "parameters": {"form": "bethe-slater", "a": 0.02, "b": 0.2, "d": 1.8, "cutoff": 4.5},
+}
+MORSE = {"kind": "morse", "parameters": {"depth": 0.1, "alpha": 1.0, "r0": 3.0, "cutoff": 4.0}}
 RUNS = {
     "bcc ferromagnet, J(r)": (
-        deck("bcc", [{"kind": "exchange", "parameters": {"form": "bethe-slater", "a": 0.02, "b": 0.2, "d": 1.8, "cutoff": 4.5}}], [2.2], (4, 2, 2), 2.87),
+        deck("bcc", [OF_DISTANCE], [2.2], (4, 2, 2), 2.87),
         (1, 0, 0),
     ),
     "antiferromagnet with an easy axis": (
@@ -310,7 +325,9 @@ RUNS = {
         (1, 0, 0),
     ),
     "ferrimagnet": (
-        deck("B2", [shells(-0.012)], [3.0, 1.0], (4, 1, 1), elements=("Fe", "Ni"), texture="antiferromagnetic", sublattices=[1, -1]),
+        deck(
+            "B2", [shells(-0.012)], [3.0, 1.0], (4, 1, 1), elements=("Fe", "Ni"), texture="antiferromagnetic", sublattices=[1, -1]
+        ),
         (1, 0, 0),
     ),
     "spiral in a magnetic cell": (
@@ -322,7 +339,10 @@ RUNS = {
         (3, 0, 0),
     ),
     "canted antiferromagnet": (
-        deck("sc", [shells(-0.01), BIQUADRATIC, uniaxial(0.001), zeeman(200, 0, 0)], [2.0], (4, 2, 2), texture="antiferromagnetic", wavevector=[0.5, 0.5, 0.5]),
+        deck(
+            "sc", [shells(-0.01), BIQUADRATIC, uniaxial(0.001), zeeman(200, 0, 0)], [2.0], (4, 2, 2),
+            texture="antiferromagnetic", wavevector=[0.5, 0.5, 0.5],
+        ),
         (1, 0, 0),
     ),
     "cubic anisotropy, dipoles, a field askew": (
@@ -414,7 +434,9 @@ def test_finite_differences_are_exact_where_a_small_supercell_allows(live):
 
 
 def test_the_shipped_network_precesses_as_its_derivatives_say(root):
-    """Second derivatives of DeepSPIN by finite differences against a run with it: 0.3 % in a cell of 32 atoms, with all its images."""
+    """Second derivatives of DeepSPIN by finite differences against a run with it: 0.3 % in a cell of 32 atoms, with all its
+    images.
+    """
     text = (root / "inputs/magnons_deepspin.toml").read_text()
     tables = spinmd.load_deck(text, {"structure.supercell": [2, 2, 1]}, folder=root / "inputs").tables
     tables["potential"][0]["parameters"]["model"] = str(root / "inputs/models/fcc_iron.h5")
@@ -430,7 +452,7 @@ def test_the_shipped_network_precesses_as_its_derivatives_say(root):
 @pytest.mark.parametrize(
     "tables, state, words",
     [
-        (deck("sc", [{"kind": "morse", "parameters": {"depth": 0.1, "alpha": 1.0, "r0": 3.0, "cutoff": 4.0}}], [2.0]), "auto", "no potential depends"),
+        (deck("sc", [MORSE], [2.0]), "auto", "no potential depends"),
         (deck("sc", [shells(0.01)], [2.0], pbc=(False,) * 3), "auto", "open in all directions"),
         (deck("sc", [shells(0.01)], [2.0]), "antiferromagnetic", "is ferromagnetic"),
         (deck("sc", [shells(0.01)], [2.0]), "sideways", "there is no state"),

@@ -44,7 +44,7 @@ LAYERS = (
     | {"trajectory", "stored_arrays", "snapshot"},
     set(ROOMS),
     {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
-    {"learning", "interop", "testing", "ase_calculator", "sweeping"},
+    {"learning", "interop", "testing", "ase_calculator", "sweeping", "spin_hamiltonian", "frozen_couplings", "live_couplings"},
     {"commands"},
     {"cli"},
     {"__main__"},

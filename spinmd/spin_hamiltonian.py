@@ -4,9 +4,10 @@
     found = crystal.spin_lattice("ferromagnetic")                    # rest, magnetic cell, couplings
     found.lattice, found.notes
 
-Terms that freeze give their couplings exactly, with the true vectors of their neighbour lists, so that small cells with several images of an atom come
-out right. Of potentials that do not freeze (DeepSPIN) second derivatives are taken by turning one moment at a time in a supercell
-(``spinmd.live_couplings``). Couplings that are not bilinear (biquadratic, cubic anisotropy) are expanded about the state.
+Terms that freeze give their couplings exactly, with the true vectors of their neighbour lists, so that small cells with
+several images of an atom come out right. Of potentials that do not freeze (DeepSPIN) second derivatives are taken by turning
+one moment at a time in a supercell (``spinmd.live_couplings``). Couplings that are not bilinear (biquadratic, cubic
+anisotropy) are expanded about the state.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,11 +23,11 @@ from spinmd.analysis.spin_wave_theory import SpinLattice, turned
 from spinmd.analysis.translations import folded, translations
 from spinmd.building import build, build_terms, few_threads
 from spinmd.checkpoint import read_checkpoint
-from spinmd.commands.frozen_couplings import FrozenCouplings
-from spinmd.commands.live_couplings import live_couplings
 from spinmd.deck import Deck, Stage, load_deck
 from spinmd.errors import InputError
+from spinmd.frozen_couplings import FrozenCouplings
 from spinmd.integrators.parameters import IntegratorParameters
+from spinmd.live_couplings import live_couplings
 from spinmd.model import Model
 from spinmd.protocols import Need
 from spinmd.resuming import deck_of_run
@@ -38,6 +39,7 @@ STATES = ("auto", "ferromagnetic", "antiferromagnetic", "spiral", "initial", "la
 ALIGNMENTS = 4000  # of all spins with their fields, at most
 REST = 1.0e-9  # of the largest field: torques of a state that is relaxed
 SLOW = 1.0e-6  # of it: torques of one that relaxes no further
+SHORTEST = 0.01  # part of a field's unit vector that is added to a spin
 ALIKE = 1.0e-4  # directions that differ less are the same when the magnetic cell is looked for
 MOST_SITES = 600  # of a magnetic cell
 SINGLE_Q = ("antiferromagnetic", "spiral")
@@ -90,10 +92,10 @@ def spin_crystal(
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a path names an HDF5 file."""
+    """Whether a path names an HDF5 file, or is meant to."""
     import h5py
 
-    return path.is_file() and h5py.is_hdf5(path)
+    return path.suffix in (".h5", ".hdf5") or path.is_file() and h5py.is_hdf5(path)
 
 
 class SpinCrystal:
@@ -157,12 +159,12 @@ class SpinCrystal:
 
     @property
     def crystal(self) -> PrimitiveCell:
-        """The chemical cell of the sites."""
+        """The chemical cell of the sites; of a disordered alloy the cell of its lattice."""
         symbols = list(self.symbols)
         try:
             return reduced_cell(self.sites, self.cell, symbols, self.pbc)
-        except InputError:  # a disordered alloy: each atom is a site
-            return PrimitiveCell(self.cell, self.sites, tuple(symbols), self.pbc, site=np.arange(len(symbols)))
+        except InputError:  # a disordered alloy: the lattice of its sites
+            return reduced_cell(self.sites, self.cell, symbols, self.pbc, ignore_elements=True)
 
     # ------------------------------------------------------------------ states
 
@@ -214,7 +216,8 @@ class SpinCrystal:
         plain = self._lattice(u, directions_count=False)
         if self.frozen.nonlinear:
             raise InputError(
-                "the order of biquadratic couplings and cubic anisotropy is not found this way; give it as the deck's texture and use "
+                "the order of biquadratic couplings and cubic anisotropy is not found this way; give it as the deck's "
+                "texture and use "
                 "--state initial",
                 "--state",
             )
@@ -249,7 +252,8 @@ class SpinCrystal:
         turns = order.wavevector @ self.cell.T / (2.0 * np.pi)
         if (np.abs(turns - np.rint(turns)) > 1.0e-4)[self.pbc].any():
             raise InputError(
-                "the order does not fit into the deck's supercell a whole number of times; make it twice as large, for example with "
+                "the order does not fit into the deck's supercell a whole number of times; make it twice as large, for "
+                "example with "
                 "--set structure.supercell=[...]",
                 "structure.supercell",
             )
@@ -261,27 +265,31 @@ class SpinCrystal:
     def _relaxed(self, u: np.ndarray, notes: list[str]) -> np.ndarray:
         """(N, 3) directions turned into their fields until torques vanish. InputError naming the atom if they do not."""
         u = np.where(self.magnetic[:, None], u, 0.0)
-        for step in range(ALIGNMENTS + 1):
+        count, step, before = 0, 1.0, np.inf
+        while True:
             h = self._fields(u)
             sizes = np.linalg.norm(h, axis=1)
             torque = np.linalg.norm(np.cross(u, h), axis=1)
             scale = max(float(sizes.max()), 1.0e-12)
-            if torque.max() <= (REST if not self.live else SLOW) * scale:
+            if torque.max() <= (REST if not self.live else SLOW) * scale or count == ALIGNMENTS:
                 break
+            count += 1
+            # half way only, and less where torques grow: spins that all jump at once can go back and forth for ever
+            step = 0.5 * step if torque.max() > before else step
+            before = float(torque.max())
             towards = np.where(sizes[:, None] > 0.0, h / np.maximum(sizes, 1e-300)[:, None], u)
-            # half way only: spins that all jump at once can go back and forth for ever
-            u = np.where(self.magnetic[:, None], u + towards, 0.0)
+            u = np.where(self.magnetic[:, None], u + max(step, SHORTEST) * towards, 0.0)
             u /= np.where(self.magnetic, np.maximum(np.linalg.norm(u, axis=1), 1e-300), 1.0)[:, None]
         worst = int(np.argmax(torque))
         if torque[worst] > SLOW * scale:
             raise InputError(
                 f"the spins do not come to rest: after {ALIGNMENTS} alignments with their fields the torque on atom {worst} "
-                f"({self.symbols[worst]}) is {1e3 * torque[worst]:.3g} meV; run the deck with spin_damping first and take its file with "
-                "--state last, or name the order with --state",
+                f"({self.symbols[worst]}) is {1e3 * torque[worst]:.3g} meV; run the deck with spin_damping first and take "
+                "its file with --state last, or name the order with --state",
                 "--state",
             )
-        if step:
-            notes.append(f"the spins were not at rest; they were aligned with their fields {step} times")
+        if count:
+            notes.append(f"the spins were not at rest; they were aligned with their fields {count} times")
         return u
 
     def _fields(self, u: np.ndarray) -> np.ndarray:
@@ -303,7 +311,8 @@ class SpinCrystal:
         own = int(np.unique(found.crystal.site[self._first]).size)
         if lattice.count > own:
             more.append(
-                f"the magnetic cell holds {lattice.count} moments, the chemical one {own}: points of the path are named after the chemical "
+                f"the magnetic cell holds {lattice.count} moments, the chemical one {own}: points of the path are named "
+                f"after the chemical "
                 "crystal, and those of one name may differ in the magnetic one"
             )
         return Found(lattice, found.crystal, state, more, found.site)
@@ -323,7 +332,8 @@ class SpinCrystal:
         chosen = self.magnetic[first]
         if chosen.sum() > MOST_SITES:
             raise InputError(
-                f"the magnetic cell has {int(chosen.sum())} moments, and this analysis takes up to {MOST_SITES}; a disordered alloy "
+                f"the magnetic cell has {int(chosen.sum())} moments, and this analysis takes up to {MOST_SITES}; a "
+                f"disordered alloy "
                 "or a disordered state has no small cell: take a smaller supercell, or another --state",
                 "--state",
             )

@@ -2,8 +2,9 @@
 
     −∂²E/∂u_i∂u_j · x  ≈  [H_i(u_j turned by +δ towards x) − H_i(turned by −δ)]/(2 sin δ),   H = −∂E/∂u
 
-for the two directions x across each moment of the magnetic cell, in a supercell of it, to fourth order in δ (two angles). Wave vectors that
-the supercell allows are exact; elsewhere a coupling belongs to the nearest image of its atom, in equal parts to several as near.
+for the two directions x across each moment of the magnetic cell, in a supercell of it, to fourth order in δ (two angles).
+Wave vectors that the supercell allows are exact; elsewhere a coupling belongs to the nearest image of its atom, in equal
+parts to several as near.
 """
 
 import math
@@ -72,11 +73,12 @@ def live_couplings(crystal, lattice: SpinLattice, cell: State, fields: np.ndarra
     first, second, vectors, tensors = (np.concatenate(p) for p in zip(*parts, strict=True))
     notes = [
         f"couplings of {model.names[model.live_terms()[0]]} are second derivatives by turning moments of "
-        f"{', '.join(f'{x:.3g}' for x in sorted(set(lengths)))} µB by ±{ANGLE:g} rad in a supercell of {count} atoms"
+        f"{', '.join(sorted({f'{x:.3g}' for x in lengths}))} µB by ±{ANGLE:g} rad in a supercell of {count} atoms"
     ]
     if edge > FAINT * largest:
         notes.append(
-            f"couplings at the edge of this supercell are still {edge / largest:.1%} of the largest: between the wave vectors that it "
+            f"couplings at the edge of this supercell are still {edge / largest:.1%} of the largest: between the wave "
+            f"vectors that it "
             "allows energies are interpolated; a larger --range says how well"
         )
     error = ANGLE**4 * largest
@@ -99,7 +101,7 @@ def repeated(cell: State, repeats) -> State:
 
 
 def nearest_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shortest images of ``vectors`` (n, 3): (m, 3) all that are as short, (m,) which vector each belongs to, (n,) how many it has."""
+    """Shortest images of ``vectors`` (n, 3): (m, 3) all of them, (m,) the vector each belongs to, (n,) how many it has."""
     fractional = vectors @ np.linalg.inv(cell)
     fractional -= np.where(pbc, np.rint(fractional), 0.0)
     shifts = np.stack(np.meshgrid(*[(-1, 0, 1) if side else (0,) for side in pbc], indexing="ij"), axis=-1).reshape(
@@ -113,7 +115,7 @@ def nearest_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tu
 
 
 def _responses(model, state: State, magnetic: np.ndarray) -> np.ndarray:
-    """(n, 2, N, 3) ∂H/∂a, eV, of the live terms: H = −∂E/∂u of all atoms, a across each of the ``magnetic`` atoms (original indices)."""
+    """(n, 2, N, 3) ∂H/∂a, eV, of the live terms: H = −∂E/∂u of all atoms, a across each of the ``magnetic`` ones."""
     where = np.argsort(state.ids)
     rest = state.original_order(state.spins)
     lengths = np.linalg.norm(rest, axis=1)
