@@ -106,7 +106,7 @@ def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     write(folder / "site.extxyz", Atoms("Fe", cell=np.diag([3.0, 9.0, 9.0]), pbc=True))
     structure = {"file": str(folder / "site.extxyz")}
-    deck = magnet(J / BOLTZMANN / 3.0, supercell=(120, 1, 1), steps=4000, structure=structure, output={"trajectory": 4})
+    deck = magnet(J / BOLTZMANN / 3.0, supercell=(120, 1, 1), steps=2500, structure=structure, output={"trajectory": 4})
     for name in ("prototype", "element", "lattice_constant"):
         deck["structure"].pop(name)
     return Trajectory(run(deck, folder / "chain.h5"))
