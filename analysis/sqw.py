@@ -392,8 +392,9 @@ def _draw_map(axes, result: Result, k: int, norm, colours: str):
         curves = axes.plot(
             _of_run(result, "overlay_distance", k), _of_run(result, "overlay_energy", k), color="#7fd4ff", linewidth=1.1
         )
-        if k == 0:
-            curves[0].set_label(result.quantity("overlay_energy").meaning)
+        words = result.quantity("overlay_energy").meaning
+        if k == 0 and words:
+            curves[0].set_label(words)
             axes.legend(loc="upper right", labelcolor="white", fontsize=9)
     if "branch_energy" in result:
         energies = _of_run(result, "branch_energy", k)
