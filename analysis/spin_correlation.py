@@ -14,9 +14,9 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from spinmd.analysis.figures import curves, label
+from spinmd.analysis.moment_grid import MomentGrid
 from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
 from spinmd.analysis.results import RUN, Result
-from spinmd.analysis.spin_lattice import SpinLattice
 from spinmd.analysis.statistics import jackknife
 from spinmd.errors import InputError
 from spinmd.neighbors import cell_heights
@@ -45,7 +45,7 @@ def pair_correlation(
         raise InputError(f"expected {' or '.join(FORMS)}, got {form!r}", "--form")
     if bins is not None and bins < 2:
         raise InputError(f"expected at least 2, got {bins}", "--bins")
-    lattice = SpinLattice(trajectory, element)
+    lattice = MomentGrid(trajectory, element)
     part = window.frames(lattice.part)
     heights = 0.5 * cell_heights(lattice.shape[:, None] * lattice.unit)
     whole, limit = float(heights.min()), float(heights.max())
@@ -92,7 +92,7 @@ def _both(mean: np.ndarray) -> np.ndarray:
 class _Shells:
     """Which translations of the lattice belong to which distance; r (shells,) Å and counts of ordered pairs, r = 0 left out."""
 
-    def __init__(self, lattice: SpinLattice, r_max: float, bins: int | None):
+    def __init__(self, lattice: MomentGrid, r_max: float, bins: int | None):
         distance = np.linalg.norm(lattice.separations(), axis=-1)
         self.weights = lattice.pair_counts()
         inside = (distance > SHELL) & (distance <= r_max + SHELL) & (self.weights > 0.5)

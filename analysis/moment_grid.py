@@ -1,6 +1,6 @@
 """Spins on the lattice of unit cells that they live on: fast sums over all of its translations by Fourier transforms.
 
-A run's atoms stand on ideal sites, site b of the unit cell in cell (n1, n2, n3). ``SpinLattice`` finds both for each atom, puts the
+A run's atoms stand on ideal sites, site b of the unit cell in cell (n1, n2, n3). ``MomentGrid`` finds both for each atom, puts the
 vectors of a frame on that grid (zero where an atom is missing or not magnetic), and transforms them. Spin correlations and the
 static structure factor come from the same transform.
 """
@@ -15,7 +15,7 @@ from spinmd.trajectory import Trajectory
 MOST_SITES = 64  # of a unit cell; its square counts pairs of sites
 
 
-class SpinLattice:
+class MomentGrid:
     """unit (3, 3) Å, rows are lattice vectors; shape (3,) cells; sites (sites, 3) fractional; natoms of the magnetic atoms in use.
 
     trajectory  whole frames are not needed: only its sites, cell and moments are looked at
