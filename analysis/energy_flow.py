@@ -11,7 +11,7 @@ short time (Savitzky and Golay). The relaxation time is that of T_lattice − T_
 import numpy as np
 
 from spinmd.analysis.figures import label, run_labels
-from spinmd.analysis.reading import WHOLE_STAGE, Window
+from spinmd.analysis.reading import WHOLE_STAGE, Window, check_clock
 from spinmd.analysis.results import RUN, Result
 from spinmd.drift import mean_and_error
 from spinmd.errors import InputError
@@ -37,6 +37,7 @@ def flow_of_energy(
         raise InputError(f"expected a positive time in ps, got {smoothing:g}", "--smoothing")
     rows = window.rows(trajectory, fewest=ROWS)
     time = np.asarray(rows["time"], dtype=float)
+    check_clock(trajectory, time)
     per = 1.0e3 / trajectory.system_atoms
     energies = {
         "lattice_energy": (

@@ -1,4 +1,4 @@
-"""Runs and sweeps at a glance: what ``spinmd plot`` draws of the thermo table of a run and of the table of a sweep."""
+"""Runs at a glance: what ``spinmd plot`` draws of the thermo table of a run, or of several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from spinmd.analysis.figures import COLOURS, figure, label
+from spinmd.analysis.reading import unfinished
 from spinmd.analysis.results import with_error
 from spinmd.drift import drift
 from spinmd.errors import InputError
@@ -21,7 +22,6 @@ ENERGIES = {
     "spin_energy": "spin",
     "total_energy": "total",
 }
-PANELS = ("magnetisation", "temperature", "energy", "pressure")  # of a sweep
 MOST_CURVES = 12
 
 
@@ -40,9 +40,9 @@ class _Rows:
     def of(cls, trajectory: Trajectory) -> "_Rows":
         table = trajectory.thermo
         if len(table["step"]) < 2:
+            remedy = unfinished(trajectory) or "write more (output.thermo in the deck)"
             raise InputError(
-                "its thermo table has fewer than two rows, which make no curve; write more (output.thermo in the deck)",
-                str(trajectory.path),
+                f"its thermo table has fewer than two rows, which make no curve; {remedy}", str(trajectory.path)
             )
         timeless = np.ptp(table["time"]) == 0.0  # Monte Carlo counts sweeps, not time
         x = np.asarray(table["step"] if timeless else table["time"], dtype=np.float64)
@@ -50,6 +50,10 @@ class _Rows:
         begins = float(x[np.searchsorted(table["step"], first)]) if 0 < first <= table["step"][-1] else None
         words = "step" if timeless else label("time", "ps")
         return cls(table, x, words, trajectory.system_atoms, begins, trajectory.path.stem)
+
+    def has(self, *names: str) -> bool:
+        """Whether some of these columns holds something."""
+        return any(self.column(name) is not None for name in names)
 
     def column(self, name: str, scale: float = 1.0) -> np.ndarray | None:
         """A column, times ``scale``; None if it holds nothing or only zeros."""
@@ -85,27 +89,60 @@ def plot_run(runs: Trajectory | Sequence[Trajectory], path: str | Path) -> None:
             f"{len(rows)} runs in one figure cannot be told apart; name at most {MOST_CURVES}", "spinmd plot"
         )
     with figure(path, (10.0, 7.0)) as drawn:
-        (energies, temperatures), (moments, conserved) = drawn.subplots(2, 2)
         single = rows[0] if len(rows) == 1 else None
-        if single is not None:
-            _draw_energies(energies, single)
-            _draw_temperatures(temperatures, single)
-            _draw_magnetisation(moments, single)
-            _draw_drift(conserved, rows)
-        else:
-            _compare(energies, rows, "total_energy", "total energy", "meV/atom", 1e3, relative=True)
-            _compare(temperatures, rows, None, "temperature", "K")
-            _compare(moments, rows, "magnetisation", "mean moment |m|", "µB/atom")
-            _draw_drift(conserved, rows)
-        for axes in (energies, temperatures, moments, conserved):
+        panels = _single_panels(single) if single is not None else _compared_panels(rows)
+        shown = [(draw, arguments) for draw, arguments, columns in panels if any(one.has(*columns) for one in rows)]
+        if not shown:
+            raise InputError("its thermo table holds nothing to draw", str(runs[0].path))
+        wide = 1 if len(shown) == 1 else 2
+        places = drawn.subplots(-(-len(shown) // wide), wide, squeeze=False).ravel()
+        for axes, (draw, arguments) in zip(places, shown, strict=False):
+            draw(axes, *arguments)
             axes.set_xlabel(rows[0].words)
-            if not axes.lines:
-                axes.text(0.5, 0.5, "nothing to show here", transform=axes.transAxes, ha="center", color="0.5")
-            elif axes.get_legend_handles_labels()[1] and (single is not None or axes is energies):
-                axes.legend(loc="best", ncols=1 + len(axes.lines) // 7)
+            axes.ticklabel_format(axis="y", useOffset=False)
+            _calm(axes)
+            lines, words = axes.get_legend_handles_labels()
+            if words:  # above the curves, which it must not hide
+                axes.legend(lines, words, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(len(words), 4), fontsize=9,
+                            borderaxespad=0.2, columnspacing=1.2, handlelength=1.5)  # fmt: skip
             if single is not None and single.stage is not None:
                 axes.axvline(single.stage, color="0.6", linewidth=1, linestyle=":")
+        for axes in places[len(shown) :]:
+            axes.set_visible(False)
         drawn.suptitle(_title(runs), fontsize=12)
+
+
+def _single_panels(rows: "_Rows") -> list[tuple]:
+    """What draws each panel of one run, its arguments, and the columns of which it needs one."""
+    return [
+        (_draw_energies, (rows,), tuple(ENERGIES)),
+        (_draw_temperatures, (rows,), tuple(TEMPERATURES)),
+        (_draw_magnetisation, (rows,), ("magnetisation",)),
+        (_draw_drift, ([rows],), ("conserved",)),
+    ]
+
+
+def _compared_panels(rows: Sequence["_Rows"]) -> list[tuple]:
+    """As ``_single_panels``, of several runs."""
+    return [
+        (_compare, (rows, "total_energy", "total energy", "meV/atom", 1e3, True), ("total_energy",)),
+        (_compare, (rows, None, "temperature", "K"), tuple(TEMPERATURES)),
+        (_compare, (rows, "magnetisation", "mean moment |m|", "µB/atom"), ("magnetisation",)),
+        (_draw_drift, (rows,), ("conserved",)),
+    ]
+
+
+def _calm(axes: Any) -> None:
+    """Curves that are constant but for rounding do not fill the panel."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.zeros(1)])
+    values = values[np.isfinite(values)]
+    if len(values):
+        largest, span = float(np.abs(values).max()), float(np.ptp(values))
+        floor = max(1.0e-7 * largest, 1.0e-7)
+        if span < floor:
+            middle = float(values.mean())
+            half = max(0.05 * abs(middle), 1.0e-3)
+            axes.set_ylim(middle - half, middle + half)
 
 
 def _title(runs: Sequence[Trajectory]) -> str:
@@ -121,10 +158,12 @@ def _draw_energies(axes: Any, rows: _Rows) -> None:
         values = rows.column(name, 1e3 / rows.natoms)
         if values is not None:
             emphasis = (
-                {"color": "0.15", "linewidth": 1.2, "zorder": 3} if name == "total_energy" else {"color": COLOURS[k]}
+                {"color": "0.15", "linewidth": 1.2, "linestyle": "--", "zorder": 3}
+                if name == "total_energy"
+                else {"color": COLOURS[k]}
             )
             rows.draw(axes, values - values[np.isfinite(values)][0], label=words, **emphasis)
-    axes.set(ylabel=label("energy − first", "meV/atom"), title="energies")
+    axes.set(ylabel=label("energy − first", "meV/atom"))
 
 
 def _draw_temperatures(axes: Any, rows: _Rows) -> None:
@@ -132,7 +171,7 @@ def _draw_temperatures(axes: Any, rows: _Rows) -> None:
         values = rows.column(name)
         if values is not None:
             rows.draw(axes, values, label=words, color=COLOURS[k])
-    axes.set(ylabel=label("temperature", "K"), title="temperatures")
+    axes.set(ylabel=label("temperature", "K"))
     _from_zero(axes)
 
 
@@ -144,7 +183,7 @@ def _draw_magnetisation(axes: Any, rows: _Rows) -> None:
     values = rows.column("magnetisation")
     if values is not None:
         rows.draw(axes, values, label="$|m|$", color="0.15")
-    axes.set(ylabel=label("mean moment", "µB/atom"), title="magnetisation")
+    axes.set(ylabel=label("mean moment", "µB/atom"))
 
 
 def _draw_drift(axes: Any, several: Sequence[_Rows]) -> None:
@@ -166,10 +205,8 @@ def _draw_drift(axes: Any, several: Sequence[_Rows]) -> None:
                 axes.plot(x, slope * (x - x.mean()) + (y - y[0]).mean(), "--", color="0.15", linewidth=1.2,
                           label=f"drift {text}")  # fmt: skip
             else:
-                axes.lines[-1].set_label(f"{rows.name}: {text}")
-    axes.set(ylabel=label("conserved − first", "meV/atom"), title="drift")
-    if len(several) > 1 and axes.lines:
-        axes.legend(fontsize=8)
+                axes.lines[-1].set_label(text)
+    axes.set(ylabel=label("conserved − first", "meV/atom"))
 
 
 def _compare(
@@ -183,8 +220,8 @@ def _compare(
             if values is not None:
                 values = values - values[np.isfinite(values)][0] if relative else values
                 rows.draw(axes, values, color=colour, linestyle=line, label=rows.name if line == "-" else None)
-    title = "temperatures (dashed: spins)" if name is None else words
-    axes.set(ylabel=label(f"{words} − first" if relative else words, unit), title=title)
+    words = "temperature, spins dashed" if name is None else f"{words} − first" if relative else words
+    axes.set(ylabel=label(words, unit))
     if name is None:
         _from_zero(axes)
 
@@ -193,122 +230,3 @@ def _from_zero(axes: Any) -> None:
     low, high = axes.get_ylim()
     if 0.0 < low < 0.5 * high:
         axes.set_ylim(0.0, None)
-
-
-# ---------------------------------------------------------------------- sweeps
-
-
-def plot_sweep(sweep: Any, path: str | Path, columns: Sequence[str] | None = None) -> None:
-    """Averages of a sweep against what it varies, with error bars: PNG, PDF or SVG.
-
-    sweep    from ``spinmd.read_sweep``. Its longest axis of numbers is the abscissa, further axes give one curve each
-    columns  of the thermo table, one panel each; None: magnetisation, temperatures, total energy and pressure
-
-    InputError for a sweep without finished points, for unknown columns, and for one with too many curves.
-    """
-    unknown = [name for name in columns or () if name not in sweep.mean]
-    if unknown:
-        raise InputError(f"there is no column {unknown[0]!r}; there are {', '.join(sweep.mean)}", "--columns")
-    done = (sweep.points["status"] == "finished").any(axis=-1)
-    if not done.any():
-        raise InputError("no point of this sweep is finished", str(sweep.path))
-    axis = _abscissa(sweep)
-    curves = _curves(sweep, axis)
-    if len(curves) > MOST_CURVES:
-        raise InputError(
-            f"{len(curves)} curves in one figure cannot be told apart; sweep fewer values at a time", str(sweep.path)
-        )
-    panels = [(name, {name: ""}) for name in columns] if columns else _panels(sweep)
-    wide = 1 if len(panels) == 1 else 2
-    high = -(-len(panels) // wide)
-    with figure(path, (5.2 * wide + 1.0, 3.6 * high)) as drawn:
-        places = drawn.subplots(high, wide, squeeze=False).ravel()
-        for axes, (title, names) in zip(places, panels, strict=False):
-            for k, (name, words) in enumerate(names.items()):
-                for c, (text, index) in enumerate(curves):
-                    colour = COLOURS[(c if len(curves) > 1 else k) % len(COLOURS)]
-                    line = "o-" if k == 0 else "s--"
-                    _draw_points(
-                        axes, sweep, axis, name, index, f"{line}", colour, ", ".join(w for w in (words, text) if w)
-                    )
-            unit = sweep.units.get(next(iter(names)), "1")
-            axes.set(xlabel=_axis_words(sweep, axis), ylabel=label(title.replace("_", " "), unit))
-            if len(axes.get_legend_handles_labels()[1]) > (0 if len(curves) > 1 or len(names) > 1 else 99):
-                axes.legend(fontsize=9)
-        for axes in places[len(panels) :]:
-            axes.set_visible(False)
-        left = int((~done).sum())
-        seeds = sweep.points["status"].shape[-1]
-        facts = (
-            [f"{done.size} points"] + ([f"{seeds} seeds"] if seeds > 1 else []) + ([f"{left} missing"] if left else [])
-        )
-        drawn.suptitle(f"{Path(sweep.path).absolute().parent.name}  ({', '.join(facts)})", fontsize=12)
-
-
-def _panels(sweep: Any) -> list[tuple[str, dict[str, str]]]:
-    def held(name: str) -> bool:
-        values = sweep.mean[name]
-        return bool(np.isfinite(values).any() and np.nan_to_num(values).any())
-
-    panels = {
-        "mean moment": {"magnetisation": ""},
-        "temperature": TEMPERATURES,
-        "total energy": {"total_energy": ""},
-        "pressure": {"pressure": ""},
-    }
-    found = [(title, {n: w for n, w in names.items() if held(n)}) for title, names in panels.items()]
-    return [(title, names) for title, names in found if names]
-
-
-def _abscissa(sweep: Any) -> int:
-    """Which axis of the grid is x: the longest one of single numbers, else the first."""
-    lengths = [len(v) if v.dtype.kind in "fiu" and v.ndim == 1 else 0 for v in sweep.axes.values()]
-    return int(np.argmax(lengths)) if lengths else 0
-
-
-def _curves(sweep: Any, axis: int) -> list[tuple[str, tuple]]:
-    """Text and index (a slice along ``axis``) of each curve."""
-    keys = list(sweep.axes)
-    shape = [n for k, n in enumerate(sweep.shape) if k != axis]
-    curves = []
-    for place in np.ndindex(*shape):
-        index = list(place)
-        index.insert(axis, slice(None))
-        texts = []
-        for k, key in enumerate(keys):
-            if k != axis:
-                unit = sweep.units.get(key, "1")
-                texts.append(
-                    f"{_short(key)} {_value(sweep.axes[key][index[k]])}" + ("" if unit in ("1", "text") else f" {unit}")
-                )
-        curves.append((", ".join(texts), tuple(index)))
-    return curves
-
-
-def _draw_points(axes: Any, sweep: Any, axis: int, name: str, index: tuple, line: str, colour: str, words: str) -> None:
-    x = list(sweep.axes.values())[axis] if sweep.axes else np.zeros(1)
-    mean, error = np.atleast_1d(sweep.mean[name][index]), np.atleast_1d(sweep.error[name][index])
-    numbers = x.dtype.kind in "fiu" and x.ndim == 1
-    at = x.astype(float) if numbers else np.arange(len(x), dtype=float)
-    good = np.isfinite(mean)
-    order = np.argsort(at[good])
-    bars = np.where(np.isfinite(error), error, 0.0)[good][order]
-    axes.errorbar(at[good][order], mean[good][order], bars, fmt=line, color=colour, markersize=4.5, capsize=2.5,
-                  label=words or None)  # fmt: skip
-    if not numbers:
-        axes.set_xticks(at, [_value(one) for one in x], rotation=20)
-
-
-def _axis_words(sweep: Any, axis: int) -> str:
-    if not sweep.axes:
-        return "the only point"
-    key = list(sweep.axes)[axis]
-    return label(_short(key), sweep.units.get(key, "1"))
-
-
-def _short(key: str) -> str:
-    return key.rpartition(".")[2].replace("_", " ")
-
-
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float, np.number)) else str(value)[:24]

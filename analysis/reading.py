@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from spinmd.errors import InputError
+from spinmd.output import parts_folder
 from spinmd.trajectory import Table, Trajectory
 
 MEGABYTES = 128.0  # of a piece that is read at once
@@ -48,8 +49,11 @@ class Window:
         chosen = chosen[np.argsort(times[chosen], kind="stable")][:: self.every]
         if len(chosen) < fewest:
             raise InputError(
-                f"{_count(len(chosen), 'frame')} where this analysis needs {fewest}: {self._counted(trajectory)}; store more "
-                "(output.trajectory in the deck), or change --from, --to, --every or --discard",
+                f"{_count(len(chosen), 'frame')} where this analysis needs {fewest}: {self._counted(trajectory)}; "
+                + (
+                    unfinished(trajectory)
+                    or "store more (output.trajectory in the deck), or change --from, --to, --every or --discard"
+                ),
                 str(trajectory.path),
             )
         steps = np.unique(np.diff(chosen))
@@ -70,7 +74,10 @@ class Window:
         if np.count_nonzero(chosen) < fewest:
             raise InputError(
                 f"{_count(int(np.count_nonzero(chosen)), 'row')} of the thermo table where this analysis needs {fewest}; "
-                "write more (output.thermo in the deck), or change --from, --to or --discard",
+                + (
+                    unfinished(trajectory)
+                    or "write more (output.thermo in the deck), or change --from, --to or --discard"
+                ),
                 str(trajectory.path),
             )
         return chosen
@@ -115,6 +122,7 @@ def timestep(trajectory: Trajectory) -> float:
     intervals = np.diff(times)
     if len(times) < 2:
         raise InputError(f"{_count(len(times), 'frame')}, at least two are needed", str(trajectory.path))
+    check_clock(trajectory, times)
     if np.abs(intervals - intervals.mean()).max() > 1.0e-6 * intervals.mean():
         raise InputError(
             f"frames are {intervals.min():g} to {intervals.max():g} ps apart, and frequencies need equal intervals; choose one "
@@ -122,6 +130,26 @@ def timestep(trajectory: Trajectory) -> float:
             str(trajectory.path),
         )
     return float(intervals.mean())
+
+
+def check_clock(trajectory: Trajectory, times: np.ndarray) -> None:
+    """InputError where no time passes between these ``times``, as in Monte Carlo: nothing moves there with a frequency."""
+    if len(times) > 1 and not np.ptp(times) > 0.0:
+        raise InputError(
+            "no time passes in this run (Monte Carlo counts sweeps); what depends on time needs one of dynamics, for example "
+            'ensemble = "nve" or "langevin"',
+            str(trajectory.path),
+        )
+
+
+def unfinished(trajectory: Trajectory) -> str:
+    """A remedy where a run has not come to its end, and what it wrote after its last checkpoint cannot be seen yet; else empty."""
+    if not parts_folder(trajectory.path).is_dir():
+        return ""
+    return (
+        "the run is not finished, and its rows and frames appear at checkpoints only: wait, go on with it (spinmd resume), or give "
+        "output.checkpoint in the deck"
+    )
 
 
 def _count(number: int, what: str) -> str:

@@ -311,8 +311,8 @@ def with_error(value: Any, error: float | None) -> str:
     """1043.2437 with 0.71 is ``1043.24 ± 0.71``, 3.42e-5 with 9.2e-6 is ``(3.42 ± 0.92)e-05``: two digits of the error."""
     if isinstance(value, (bool, str, bytes, complex)):
         return str(value)
-    if error is None or not math.isfinite(error) or error <= 0.0 or not math.isfinite(value):
-        return f"{value:.6g}"
+    if error is None or not math.isfinite(error) or not math.isfinite(value) or error <= 1.0e-12 * abs(value):
+        return f"{value:.6g}"  # none, or rounding
     largest = math.floor(math.log10(max(abs(value), error)))
     digits = 1 - math.floor(math.log10(error))
     if -4 <= largest <= 5 and digits <= 8:

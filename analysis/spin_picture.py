@@ -56,7 +56,9 @@ def picture_of_spins(
     part = trajectory.select(elements=element) if element else trajectory
     part = part.select(indices=magnetic_atoms(part, element))
     shot = part[frame]
-    positions, spins = np.asarray(shot.wrapped, dtype=np.float64), np.asarray(shot.spins, dtype=np.float64)
+    # frames may hold the spins alone: then the ideal sites do
+    positions = part.sites if "positions" not in part.quantities else shot.wrapped
+    positions, spins = np.asarray(positions, dtype=np.float64), np.asarray(shot.spins, dtype=np.float64)
     cell = np.asarray(shot.cell)
     kept = _inside(positions, region) & spins.any(axis=1)
     if not kept.any():

@@ -58,7 +58,8 @@ def linear_spin_waves(
     result.add("label", [name for _, name in path.ticks], "text", "their names", axes=("label_point",))
     energies = _rounded(modes.energies, waves)
     result.add("energy", energies, "meV", "ħω of the spin waves", axes=("point", "mode"))
-    strength = np.where(energies == 0.0, np.nan, modes.strength)  # of a turn of all spins: it has none, or no bound
+    strength = shared_out(modes.energies, modes.strength, 1.0e-7 * MEV * waves.scale)
+    strength = np.where(energies == 0.0, np.nan, strength)  # of a turn of all spins: it has none, or no bound
     result.add("strength", strength, "muB^2", "Σ_a S^aa per site and k_BT/ħω", axes=("point", "mode"))
     if temperature is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -69,6 +70,16 @@ def linear_spin_waves(
         result.add("growth", modes.growth, "meV", "ħ times the rate of growth", axes=("point", "mode"))
     _add_long_waves(result, waves)
     _add_states(result, waves, modes, path.q, bins, lattice.reciprocal if reciprocal is None else reciprocal)
+    return result
+
+
+def shared_out(energies: np.ndarray, strength: np.ndarray, same: float) -> np.ndarray:
+    """(nq, modes) strengths in which waves of one energy, within ``same`` and ascending, share theirs equally: how an eigensolver
+    divides them between such waves has no meaning."""
+    result = strength.copy()
+    for row, values in zip(result, energies, strict=True):
+        for group in np.split(np.arange(len(values)), np.flatnonzero(np.diff(values) > same) + 1):
+            row[group] = row[group].mean()
     return result
 
 

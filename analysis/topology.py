@@ -204,7 +204,16 @@ def draw_topology(result: Result, figure: Any) -> None:
         axes.set_ylabel("topological charge, all layers")
     else:
         for k, height in enumerate(result["height"]):
-            axes.plot(result["time"], charge.values[:, k], ".-", label=f"layer at {height:.4g} Å")
+            # layers of one charge lie on each other: the first are the thickest
+            width = 1.5 + 1.6 * (charge.values.shape[-1] - 1 - k)
+            axes.plot(
+                result["time"],
+                charge.values[:, k],
+                ".-",
+                linewidth=width,
+                markersize=3.0 + 2.0 * width,
+                label=f"layer at {height:.4g} Å",
+            )
         axes.set_ylabel("topological charge Q")
         if charge.values.shape[-1] > 1:
             axes.legend()

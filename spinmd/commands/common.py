@@ -152,6 +152,13 @@ def points(sweep: "Sweep") -> tuple[list[Path], dict[str, "np.ndarray"]]:
             "no point of this sweep is finished; the command that made it goes on with it", str(sweep.path)
         )
     files = [sweep.path.parent / str(sweep.points["file"][index]) for index in indices]
+    gone = next((file for file in files if not file.exists()), None)
+    if gone is not None:
+        raise InputError(
+            f"{gone.name} is gone, which the sweep lists as finished; put it back, or let the command that made the sweep run that "
+            "point again",
+            str(sweep.path),
+        )
     values = {
         key: np.array([array[index[k]] for index in indices]) for k, (key, array) in enumerate(sweep.axes.items())
     }

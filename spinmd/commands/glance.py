@@ -34,7 +34,7 @@ def plot(
     if any(sweeps):
         if len(files) > 1:
             raise InputError("one sweep makes one figure; name it alone", str(files[sweeps.index(True)]))
-        from spinmd.analysis.overview import plot_sweep
+        from spinmd.analysis.sweep_figure import plot_sweep
         from spinmd.sweeping.table import read_sweep
 
         plot_sweep(read_sweep(files[0]), target, None if columns is None else columns.split(","))

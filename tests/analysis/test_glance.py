@@ -1,12 +1,15 @@
 """``spinmd plot`` and ``spinmd view``: figures of runs, sweeps and results, made without a screen."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 import spinmd
 from spinmd import analysis
-from spinmd.analysis.overview import plot_run, plot_sweep, thinned
+from spinmd.analysis.overview import plot_run, thinned
 from spinmd.analysis.spin_picture import _camera, _draw_arrows, _visible, picture_of_spins, spin_colours
+from spinmd.analysis.sweep_figure import plot_sweep
 from spinmd.cli import main
 from spinmd.errors import InputError
 
@@ -87,6 +90,7 @@ def test_figures_show_what_the_table_holds(folder, tmp_path, monkeypatch):
     assert temperatures.lines[0].get_ydata() == pytest.approx(thermo["spin_temperature"])
     assert moments.lines[-1].get_ydata() == pytest.approx(thermo["magnetisation"])
     assert "meV/atom/ps" in drift.get_legend().get_texts()[0].get_text()
+    assert all(axes.get_legend() is not None for axes in seen[0].axes)
     assert [axes.get_ylabel().partition("(")[2] for axes in seen[0].axes] == [
         "meV/atom)",
         "K)",
@@ -102,6 +106,73 @@ def test_figures_show_what_the_table_holds(folder, tmp_path, monkeypatch):
     assert line.get_xdata() == pytest.approx([50.0, 100.0]) and line.get_ydata() == pytest.approx(
         sweep["magnetisation"][:, 1]
     )
+
+
+def test_panels_without_content_are_left_out(tmp_path, monkeypatch):
+    """Monte Carlo has no conserved quantity; energies that are constant but for rounding do not fill their panel."""
+    from matplotlib.figure import Figure
+
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: seen.append(self))
+    deck = {**DECK, "integrator": {"ensemble": "monte-carlo", "lattice": "frozen", "temperature": 50.0}}
+    deck["output"] = {**DECK["output"], "file": str(tmp_path / "mc.h5")}
+    with spinmd.build(spinmd.load_deck(deck), threads=1) as simulation:
+        simulation.run()
+    with spinmd.Trajectory(tmp_path / "mc.h5") as run:
+        plot_run(run, tmp_path / "x.png")
+    shown = [axes for axes in seen[0].axes if axes.get_visible()]
+    assert len(shown) == 3 and all(axes.get_xlabel() == "step" for axes in shown)
+    for command in (["sqw"], ["dos", "--of", "spins"], ["autocorrelation", "--of", "spins"], ["energy-flow"]):
+        assert main(["analyze", command[0], str(tmp_path / "mc.h5"), *command[1:]]) == 2, command
+
+
+def test_a_run_that_is_not_finished_says_what_hides_its_rows(tmp_path, capsys):
+    deck = {**DECK, "output": {**DECK["output"], "file": str(tmp_path / "part.h5")}}
+    simulation = spinmd.build(spinmd.load_deck(deck), threads=1)
+    seen = []
+
+    class Look:
+        every, needs = 30, spinmd.Need.NONE
+
+        def report(self, frame):
+            if frame.step == 30:
+                seen.append(main(["plot", str(tmp_path / "part.h5"), "-o", str(tmp_path / "x.png")]))
+
+        def close(self):
+            pass
+
+    simulation.run(reporters=[Look()])
+    simulation.close()
+    assert seen == [2] and "appear at checkpoints only" in capsys.readouterr().err
+
+
+def test_frames_with_spins_alone_are_drawn_on_the_ideal_sites(tmp_path):
+    deck = {**DECK, "output": {**DECK["output"], "file": str(tmp_path / "s.h5"), "quantities": ["spins"]}}
+    with spinmd.build(spinmd.load_deck(deck), threads=1) as simulation:
+        simulation.run()
+    with spinmd.Trajectory(tmp_path / "s.h5") as run:
+        done = picture_of_spins(run, tmp_path / "s.png")
+    assert done["atoms"] + done["hidden"] == 64 and is_picture(tmp_path / "s.png")
+
+
+def test_energies_of_a_sweep_are_per_atom(folder, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: seen.append(self))
+    sweep = spinmd.read_sweep(folder / "S")
+    plot_sweep(sweep, tmp_path / "x.png", ["spin_energy"])
+    (axes,) = seen[0].axes
+    assert axes.get_ylabel() == "spin energy (eV/atom)"
+    assert axes.containers[0].lines[0].get_ydata() == pytest.approx(sweep["spin_energy"][:, 0] / 8)
+
+
+def test_a_point_of_a_sweep_that_is_gone_is_named(folder, tmp_path, capsys):
+    shutil.copytree(folder / "S", tmp_path / "S")
+    gone = next(path for path in (tmp_path / "S").glob("*.h5") if path.name != "sweep.h5")
+    gone.unlink()
+    assert main(["analyze", "distributions", str(tmp_path / "S")]) == 2
+    assert f"{gone.name} is gone, which the sweep lists as finished" in capsys.readouterr().err
 
 
 def test_long_tables_are_thinned():

@@ -463,3 +463,12 @@ def test_the_shipped_network_precesses_as_its_derivatives_say(root):
 def test_mistakes_get_a_sentence(tables, state, words):
     with pytest.raises(InputError, match=words):
         spin_crystal(tables).spin_lattice(state)
+
+
+def test_waves_of_one_energy_share_their_strength():
+    """How an eigensolver divides it between degenerate waves has no meaning; the sum has."""
+    from spinmd.analysis.spin_waves import shared_out
+
+    energies = np.array([[1.0, 1.0 + 1e-9, 2.0, 3.0], [1.0, 2.0, 2.0, 2.0]])
+    strength = np.array([[4.0, 0.0, 1.0, 3.0], [1.0, 0.0, 6.0, 0.0]])
+    assert np.array_equal(shared_out(energies, strength, 1e-6), [[2.0, 2.0, 1.0, 3.0], [1.0, 2.0, 2.0, 2.0]])
