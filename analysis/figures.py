@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spinmd.analysis.results import RUN, Result
+from spinmd.analysis.results import RUN, Quantity, Result, alike, is_seed
 from spinmd.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ STYLE = {
     "image.cmap": "magma",
     "svg.hashsalt": "spinmd",
 }
+MARKERS = "os^vD"
 UNITS = {"Angstrom": "Å", "muB": "µB", "deg": "°", "1/Angstrom": "1/Å"}
 
 
@@ -108,50 +109,124 @@ def curves(axes: "Axes", result: Result, x: str, y: str, **style) -> None:
         axes.legend(ncols=1 + len(rows) // 9)
 
 
+def marks(result: Result) -> dict[str, Quantity]:
+    """What tells the runs apart: the quantities that came with them, as the values of a sweep."""
+    return {n: one for n, one in result.quantities.items() if one.axes == (RUN,) and one.meaning == "of the runs"}
+
+
 def abscissa(result: Result) -> tuple[np.ndarray, str]:
     """What runs are drawn against, (runs,) and its label: their temperatures if these differ, else what their sweep varies."""
-    marks = [n for n, one in result.quantities.items() if one.axes == (RUN,) and one.meaning == "of the runs"]
-    names = ["temperature", "bath_temperature", *marks]
-    names.sort(key=lambda name: not name.endswith("temperature"))
+    names = ["temperature", "bath_temperature", *marks(result)]
+    names.sort(key=lambda name: (is_seed(name), not name.endswith("temperature")))
+    others = [name for name, one in marks(result).items() if not is_seed(name) and _varies(one)]
     for name in names:
         one = result.quantities.get(name)
-        if one is None or one.values.dtype.kind not in "fiu" or one.values.ndim > 1:
+        values = None if one is None else _line(one)
+        if values is None or (others and is_seed(name)):
             continue
-        values = np.atleast_1d(one.values).astype(float)
         if one.values.ndim == 0 and np.isfinite(values).all():  # an average
             return values, label(name.replace("_", " "), one.unit)
         if np.isfinite(values).all() and len(np.unique(np.round(values, 9))) > 1:
-            return values, label(name.rpartition(".")[2].replace("_", " "), one.unit)
+            return values, label(_short(name), one.unit)
     count = max((len(one.values) for one in result.quantities.values() if one.axes == (RUN,)), default=1)
     return np.arange(count, dtype=float), "run"
 
 
-def points(axes: "Axes", result: Result, name: str, x: np.ndarray | None = None, **style) -> None:
-    """Values of a quantity (of runs, or of one average) with error bars against ``abscissa``, in its order."""
+def own_mark(result: Result, x: np.ndarray) -> str | None:
+    """The mark of the runs that the abscissa ``x`` is, or (a measured temperature) belongs to."""
+    lines = {name: _line(one) for name, one in marks(result).items()}
+    lines = {name: values for name, values in lines.items() if values is not None and values.shape == x.shape}
+    same = [name for name, values in lines.items() if np.array_equal(values, x)]
+    near = [name for name in lines if name.endswith("temperature") and _varies(result.quantity(name))]
+    return next(iter(same), min(near, key=lambda name: float(np.abs(lines[name] - x).sum()), default=None))
+
+
+def run_curves(result: Result, x: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """The curves that runs make against ``x``: what tells each from the others, and the numbers of its runs.
+
+    Seeds belong to one curve.
+    """
+    own = own_mark(result, x)
+    apart = [name for name, one in marks(result).items() if name != own and not is_seed(name) and _varies(one)]
+    columns = [result.quantity(name).values for name in apart]
+    return [(", ".join(_value(result, name, runs[0]) for name in apart), runs) for runs in alike(columns, len(x))]
+
+
+def points(
+    axes: "Axes", result: Result, name: str, x: np.ndarray | None = None, *, label: str = "", kind: int = 0, **style
+) -> None:
+    """Values of a quantity (of runs, or of one average) with error bars against ``abscissa``, one colour for each curve.
+
+    label  of the quantity, where a panel has several; ``kind`` is then its number, which chooses the marker
+
+    Where a point has several seeds, the line joins their means. Runs at the same abscissa that nothing tells apart are not joined.
+    """
     one = result.quantity(name)
     x = abscissa(result)[0] if x is None else x
-    order = np.argsort(x, kind="stable")
-    error = None if one.error is None else np.atleast_1d(one.error)[order]
-    style = {"marker": "o", "markersize": 4, "linewidth": 1, "capsize": 2, **style}
-    axes.errorbar(x[order], np.atleast_1d(one.values)[order], error, **style)
+    values = np.atleast_1d(one.values)
+    error = None if one.error is None else np.atleast_1d(one.error)
+    groups = run_curves(result, x) if one.axes == (RUN,) else [("", np.arange(len(x)))]
+    style = {"marker": MARKERS[kind % len(MARKERS)], "markersize": 4, "linewidth": 1, "capsize": 2, **style}
+    line = style.pop("linestyle", "-")
+    seeds = any(map(is_seed, marks(result)))
+    for k, (text, runs) in enumerate(groups):
+        order = runs[np.argsort(x[runs], kind="stable")]
+        cells = [order[cell] for cell in alike([x[order]] if not seeds else _points_of(result, order), len(order))]
+        repeated = len(cells) < len(order)
+        words = ", ".join(part for part in (label, text) if part)
+        if len(groups) > 1:
+            style["color"] = _colour(k, len(groups))
+        drawn = axes.errorbar(
+            x[order], values[order], None if error is None else error[order], label=words or None,
+            linestyle="none" if repeated else line, alpha=0.5 if repeated and seeds else None, **style,
+        )  # fmt: skip
+        if repeated and seeds and line != "none":
+            means = np.array([(x[cell].mean(), values[cell].mean()) for cell in cells]).T
+            axes.plot(*means, line, color=drawn[0].get_color(), linewidth=style["linewidth"])
+
+
+def legend(axes: "Axes", **style) -> None:
+    """Where there is more than one label."""
+    count = len(axes.get_legend_handles_labels()[1])
+    if count > 1:
+        axes.legend(**{"ncols": 1 + count // 9, "fontsize": 10 if count < 5 else 8, **style})
 
 
 def run_labels(result: Result, count: int) -> list[str]:
     """What tells the runs apart: the quantities that have the axis "run" alone and came with the runs, else the files' names."""
-    marks = {
-        name: one for name, one in result.quantities.items() if one.axes == (RUN,) and one.meaning == "of the runs"
-    }
-    if marks:
-        texts = []
-        for k in range(count):
-            parts = []
-            for name, one in marks.items():
-                value = one.values[k]
-                short = name.rpartition(".")[2].replace("_", " ")
-                parts.append(f"{short} {value:g}" if one.values.dtype.kind in "fiu" else f"{short} {value}")
-                if one.unit not in ("1", "text", ""):
-                    parts[-1] += f" {UNITS.get(one.unit, one.unit)}"
-            texts.append(", ".join(parts))
-        if len(set(texts)) == count:
-            return texts
-    return [Path(source).stem for source in result.sources[:count]]
+    names = list(marks(result))
+    texts = [", ".join(_value(result, name, k) for name in names) for k in range(count)]
+    return texts if names and len(set(texts)) == count else [Path(source).stem for source in result.sources[:count]]
+
+
+def _points_of(result: Result, runs: np.ndarray) -> list[np.ndarray]:
+    return [one.values[runs] for name, one in marks(result).items() if not is_seed(name)]
+
+
+def _line(one: Quantity) -> np.ndarray | None:
+    """(runs,) numbers, also of lists of one; None for texts and longer lists."""
+    if one.values.dtype.kind not in "fiu" or one.values.size != len(np.atleast_1d(one.values)):
+        return None
+    return one.values.astype(float).reshape(-1)
+
+
+def _varies(one: Quantity) -> bool:
+    return len(alike([one.values], len(one.values))) > 1
+
+
+def _short(name: str) -> str:
+    return name.rpartition(".")[2].replace("_", " ")
+
+
+def _value(result: Result, name: str, run: int) -> str:
+    """``J 0.01 eV``: of one run."""
+    one = result.quantity(name)
+    parts = np.ravel(one.values[run]).tolist()
+    words = " ".join(f"{part:g}" if isinstance(part, (int, float)) else str(part)[:24] for part in parts)
+    return f"{_short(name)} {words}" + ("" if one.unit in ("1", "text", "") else f" {UNITS.get(one.unit, one.unit)}")
+
+
+def _colour(k: int, count: int):
+    from matplotlib import colormaps
+
+    return COLOURS[k] if count <= len(COLOURS) else colormaps["viridis"](0.95 * k / (count - 1))

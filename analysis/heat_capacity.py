@@ -10,10 +10,10 @@ energy of a lattice that stands still is no part of it.
 import numpy as np
 
 from spinmd.analysis.conditions import bath_temperature, ensemble, has_bath, lattice_moves, spins_move
-from spinmd.analysis.figures import abscissa, label, points
+from spinmd.analysis.figures import abscissa, label, legend, marks, own_mark, points
 from spinmd.analysis.magnetisation import LADDER
 from spinmd.analysis.reading import EQUILIBRIUM, Window
-from spinmd.analysis.results import RUN, Result, with_error
+from spinmd.analysis.results import RUN, Result, alike, with_error
 from spinmd.analysis.statistics import Blocks, too_short
 from spinmd.errors import InputError
 from spinmd.trajectory import Trajectory
@@ -129,23 +129,31 @@ def _functions(mean: np.ndarray, kelvin: float, atoms: int) -> np.ndarray:
 def add_slope(result: Result) -> Result:
     """C = d⟨E⟩/dT of runs laid side by side (or of parallel tempering): ``heat_capacity_slope``, k_B per atom, with its error.
 
-    At inner temperatures the parabola through three neighbours, at the ends the straight line through two. A note, and no slope,
-    where temperatures are fewer than two or occur twice.
+    Of a sweep over more than temperatures there is one slope for each value of the rest, seeds included. At inner temperatures the
+    parabola through three neighbours, at the ends the straight line through two. NaN and a note where temperatures are fewer than
+    two or occur twice; no such quantity where there is no slope at all.
     """
     energy, temperature = result.quantity("energy"), result.quantity("temperature")
     if energy.values.ndim != 1 or temperature.axes not in ((RUN,), (LADDER,)):
         return result
     kelvin = temperature.values.astype(float)
-    order = np.argsort(kelvin)
-    if len(kelvin) < 2 or (np.diff(kelvin[order]) <= 1.0e-9 * kelvin.max()).any():
-        result.notes.append("no slope dE/dT: it needs runs at two or more temperatures, one at each")
-        return result
-    weights = _derivative(kelvin[order])
-    slope = weights @ energy.values[order] / BOLTZMANN
-    error = np.sqrt(weights**2 @ energy.error[order] ** 2) / BOLTZMANN
-    back = np.argsort(order)
-    meaning = "per atom, slope of the mean energy between neighbouring temperatures"
-    result.add("heat_capacity_slope", slope[back], "k_B", meaning, error[back], energy.axes)
+    own = own_mark(result, kelvin)
+    columns = [one.values for name, one in marks(result).items() if name != own]
+    slope, error = np.full((2, len(kelvin)), np.nan)
+    for runs in alike(columns, len(kelvin)):
+        order = runs[np.argsort(kelvin[runs])]
+        if len(order) < 2 or (np.diff(kelvin[order]) <= 1.0e-9 * kelvin.max()).any():
+            continue
+        weights = _derivative(kelvin[order])
+        slope[order] = weights @ energy.values[order] / BOLTZMANN
+        error[order] = np.sqrt(weights**2 @ energy.error[order] ** 2) / BOLTZMANN
+    missing = np.count_nonzero(np.isnan(slope))
+    if missing:
+        of = "" if missing == len(slope) else f" of {missing} of {len(slope)} points"
+        result.notes.append(f"no slope dE/dT{of}: it needs runs at two or more temperatures, one at each")
+    if missing < len(slope):
+        meaning = "per atom, slope of the mean energy between neighbouring temperatures"
+        result.add("heat_capacity_slope", slope, "k_B", meaning, error, energy.axes)
     return result
 
 
@@ -176,9 +184,9 @@ def draw_heat_capacity(result: Result, figure) -> None:
     axes = figure.subplots()
     points(axes, result, "heat_capacity", x, label="fluctuations of the energy", linestyle="none")
     if "heat_capacity_slope" in result:
-        points(axes, result, "heat_capacity_slope", x, label="slope dE/dT", marker="s", markerfacecolor="white")
+        points(axes, result, "heat_capacity_slope", x, label="slope dE/dT", kind=1, markerfacecolor="white")
     axes.set(xlabel=words, ylabel="heat capacity ($k_B$ per atom)", ylim=(0, None))
-    axes.legend()
+    legend(axes)
 
 
 def _draw_energy(result: Result, figure) -> None:

@@ -23,7 +23,7 @@ from spinmd.analysis.conditions import (
     mean_moment,
     mean_volume,
 )
-from spinmd.analysis.figures import UNITS, abscissa, label, points
+from spinmd.analysis.figures import UNITS, abscissa, label, legend, points
 from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
 from spinmd.analysis.results import Result, with_error
 from spinmd.analysis.statistics import Blocks, too_short
@@ -259,14 +259,13 @@ def draw_magnetisation(result: Result, figure) -> None:
         raise InputError("several runs of parallel tempering have no common figure; see spinmd analyze curie", "--plot")
     staggered = "staggered" in result
     panels = figure.subplots(1, 3)
-    points(panels[0], result, "magnetisation", x, label="⟨|m|⟩")
-    if staggered:
-        points(panels[0], result, "staggered", x, label="staggered")
+    parts = {"magnetisation": "⟨|m|⟩", **({"staggered": "staggered"} if staggered else {})}
     for name in result.quantities:
         if name.startswith("magnetisation_") and name[-2:] not in ("_x", "_y", "_z"):
-            points(panels[0], result, name, x, label=name.removeprefix("magnetisation_").replace("_", " "))
-    if len(panels[0].get_legend_handles_labels()[0]) > 1:
-        panels[0].legend()
+            parts[name] = name.removeprefix("magnetisation_").replace("_", " ")
+    for kind, (name, text) in enumerate(parts.items()):
+        points(panels[0], result, name, x, kind=kind, label=text if len(parts) > 1 else "")
+    legend(panels[0])
     points(panels[1], result, "staggered_susceptibility" if staggered else "susceptibility", x)
     points(panels[2], result, "staggered_binder" if staggered else "binder", x)
     for value, text in ((2.0 / 3.0, "ordered"), (4.0 / 9.0, "disordered")):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spinmd.analysis.conditions import bath_temperature, supercell
-from spinmd.analysis.figures import abscissa, label, points
+from spinmd.analysis.figures import abscissa, label, legend, points
 from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
 from spinmd.analysis.results import Result, with_error
 from spinmd.analysis.statistics import correlation_time, mean_with_error, too_short
@@ -126,7 +126,8 @@ def draw_pressure(result: Result, figure) -> None:
     left, right = figure.subplots(1, 2)
     points(left, result, "pressure", x)
     left.set(xlabel=words, ylabel=label("pressure", "GPa"))
-    for name in "abc":
-        points(right, result, name, x, label=name)
+    for kind, name in enumerate("abc"):
+        points(right, result, name, x, kind=kind, label=name)
     right.set(xlabel=words, ylabel=label("lattice constant", "Angstrom"))
-    right.legend()
+    legend(left)
+    legend(right)

@@ -236,14 +236,47 @@ def side_by_side(results: Sequence[Result], axes: dict[str, tuple[Any, str]] | N
     return merged
 
 
-def averaged(results: Sequence[Result]) -> Result:
+def averaged(results: Sequence[Result], axes: dict[str, tuple[Any, str]] | None = None) -> Result:
     """The mean over independent runs, for instance seeds, with the standard error that their scatter gives.
 
-    At least two; InputError where abscissas or shapes differ.
+    axes  as ``side_by_side`` takes them. Where they tell points apart in more than the seed there is a mean at each point, side by
+          side; a point with one run has no error (NaN), as a note says
+
+    InputError where no point has two runs, or abscissas or shapes differ.
     """
+    others = {name: one for name, one in (axes or {}).items() if not is_seed(name)}
+    points = alike([values for values, _ in others.values()], len(results))
+    if max(map(len, points)) < 2:
+        words = "an average needs at least two runs"
+        if len(points) > 1:
+            words = "an average is over seeds, and there is one run at each point; sweep with --seeds, or leave --average out"
+        raise InputError(words, results[0].what)
+    means = [_mean([results[k] for k in point]) for point in points]
+    if len(means) == 1:
+        return means[0]
+    first = [point[0] for point in points]
+    merged = side_by_side(means, {name: (np.asarray(values)[first], unit) for name, (values, unit) in others.items()})
+    alone = sum(len(point) == 1 for point in points)
+    if alone:
+        merged.notes.append(f"of {alone} of {len(points)} points there is one run only, and no error")
+    return merged
+
+
+def is_seed(name: str) -> bool:
+    """Whether what tells runs apart is the seed: of ``--seeds``, or a key of the deck."""
+    return name.rpartition(".")[2] == "seed"
+
+
+def alike(columns: Sequence[Any], count: int) -> list[np.ndarray]:
+    """Which of ``count`` runs have the same values in all columns (count, ...): their numbers, each group where its first is."""
+    found: dict[tuple, list[int]] = {}
+    for k in range(count):
+        found.setdefault(tuple(tuple(np.ravel(column[k]).tolist()) for column in columns), []).append(k)
+    return [np.array(numbers) for numbers in found.values()]
+
+
+def _mean(results: Sequence[Result]) -> Result:
     first = _comparable(results)
-    if len(results) < 2:
-        raise InputError("an average needs at least two runs", first.what)
     merged = Result(first.what, {}, dict(first.settings), [s for one in results for s in one.sources])
     merged.notes = list(dict.fromkeys(note for one in (first, *results) for note in one.notes))
     for name, one in first.quantities.items():
@@ -251,7 +284,8 @@ def averaged(results: Sequence[Result]) -> Result:
         if _is_abscissa(name, one) or one.values.dtype.kind not in "fiuc":
             merged.quantities[name] = one
             continue
-        error = np.std(values, axis=0, ddof=1) / math.sqrt(len(values))
+        few = len(values) < 2
+        error = np.full(one.values.shape, np.nan) if few else np.std(values, axis=0, ddof=1) / math.sqrt(len(values))
         merged.quantities[name] = replace(one, values=np.mean(values, axis=0), error=error)
     return merged
 

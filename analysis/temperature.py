@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from spinmd.analysis.conditions import bath_temperature, degrees_of_freedom, has_bath
-from spinmd.analysis.figures import abscissa, label, points
+from spinmd.analysis.figures import abscissa, label, legend, points
 from spinmd.analysis.reading import EQUILIBRIUM, Window
 from spinmd.analysis.results import Result, with_error
 from spinmd.analysis.statistics import correlation_time, mean_with_error, too_short
@@ -90,17 +90,17 @@ def draw_temperature(result: Result, figure) -> None:
     if "time" not in result or result.quantity(NAMES[names[0]]).values.ndim:
         x, words = abscissa(result)
         left, right = figure.subplots(1, 2)
-        for name in names:
-            points(left, result, NAMES[name], x, label="lattice" if name == "lattice" else "spins")
-            points(right, result, f"{name}_deviation", x, label="lattice" if name == "lattice" else "spins")
+        for kind, name in enumerate(names):
+            text = "lattice" if name == "lattice" else "spins"
+            points(left, result, NAMES[name], x, kind=kind, label=text)
+            points(right, result, f"{name}_deviation", x, kind=kind, label=text)
         if "lattice" in names:
-            order = np.argsort(x, kind="stable")
-            expected = np.atleast_1d(result["lattice_deviation_expected"])[order]
-            right.plot(x[order], expected, color="0.4", linestyle="--", linewidth=1, label="lattice, canonical")
+            style = {"marker": "none", "linestyle": "--", "color": "0.4", "label": "lattice, canonical"}
+            points(right, result, "lattice_deviation_expected", x, **style)
         left.set(xlabel=words, ylabel=label("mean temperature", "K"))
         right.set(xlabel=words, ylabel=label("standard deviation", "K"), ylim=(0, None))
         left.legend()
-        right.legend()
+        legend(right)
         return
     left, right = figure.subplots(1, 2, width_ratios=(1.7, 1), sharey=True)
     time = result["time"]

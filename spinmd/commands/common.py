@@ -96,13 +96,53 @@ class Runs:
     axes: dict[str, tuple["np.ndarray", str]]
 
     def each(self, analyse: Callable[["Trajectory"], "Result"], average: bool = False) -> "Result":
-        """``analyse`` on every run: one Result alone, several side by side or averaged."""
+        """``analyse`` on every run: one Result alone, several side by side, or averaged over the seeds of each point."""
         from spinmd.analysis.results import averaged, side_by_side
 
+        if average:
+            self._check_seeds()
         results = [analyse(trajectory) for trajectory in self.trajectories]
         if average:
-            return averaged(results)
+            return averaged(results, self.axes)
         return results[0] if len(results) == 1 and not self.axes else side_by_side(results, self.axes)
+
+    def _check_seeds(self) -> None:
+        """InputError where runs that would be averaged differ in more than the seed, by their decks."""
+        from spinmd.analysis.results import alike, is_seed
+
+        columns = [values for name, (values, _) in self.axes.items() if not is_seed(name)]
+        for point in alike(columns, len(self.trajectories)):
+            first, *others = (self.trajectories[k] for k in point)
+            known = _physics(first.settings)
+            for other in others:
+                found = _physics(other.settings)
+                key = next((key for key in {**known, **found} if known.get(key) != found.get(key)), None)
+                if key is not None:
+                    raise InputError(
+                        f"{other.path.name} has another {key} than {first.path.name}, and an average is over runs that differ in "
+                        "their seed only; name runs of one kind, or leave --average out",
+                        "--average",
+                    )
+
+
+def _physics(settings: Any, key: str = "") -> dict[str, Any]:
+    """The keys and values of a deck, without what runs of one kind may differ in: seeds, lengths, files that are written."""
+    parts = (
+        settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else None
+    )
+    if parts is None:
+        return {key: settings}
+    found: dict[str, Any] = {}
+    for name, value in parts:
+        own = f"{key}.{name}" if key else str(name)
+        if own not in ("title", "run", "output", "structure.file", "structure.seed") and not _about_runs(own):
+            found |= _physics(value, own)
+    return found
+
+
+def _about_runs(key: str) -> bool:
+    parts = key.split(".")
+    return parts[0] == "stage" and len(parts) == 3 and parts[2] in ("run", "output")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from support.runs import magnet, run
 
 from spinmd import Trajectory, analysis
 from spinmd.analysis.results import side_by_side
+from spinmd.cli import main
 from spinmd.errors import InputError
 from spinmd.units import BOHR_MAGNETON, BOLTZMANN
 
@@ -124,6 +125,18 @@ def test_figures_and_files(free, tmp_path):
     for name, one in (("one", result), ("two", side_by_side([analysis.magnetic_order(free, series=False)] * 2))):
         analysis.plot(one, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_averages_are_of_runs_that_differ_in_their_seed(tmp_path, capsys):
+    """Other lengths and names of files do not matter; another temperature does, and is named."""
+    files = []
+    for k, (kelvin, steps) in enumerate([(50.0, 20), (50.0, 30), (60.0, 20)]):
+        deck = magnet(kelvin, supercell=(2, 2, 2), steps=steps, run={"seed": k})
+        files.append(str(run(deck, tmp_path / f"{k}.h5")))
+    assert main(["analyze", "magnetisation", *files[:2], "--average"]) == 0
+    assert "temperature                   50 K" in capsys.readouterr().out
+    assert main(["analyze", "magnetisation", *files, "--average", "--quiet"]) == 2
+    assert "2.h5 has another integrator.temperature than 0.h5" in capsys.readouterr().err
 
 
 def test_wrong_requests(free, antiferromagnet):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from spinmd import analysis
+from spinmd.analysis import figures
+from spinmd.analysis.heat_capacity import add_slope
 from spinmd.analysis.results import Result, with_error
 from spinmd.errors import InputError
 
@@ -91,6 +93,80 @@ def test_side_by_side_and_averaged():
         analysis.side_by_side([runs[0], other])
     with pytest.raises(InputError, match="two runs"):
         analysis.averaged(runs[:1])
+
+
+def grid(kelvins=(100.0, 110.0, 130.0), couplings=(1.0, 2.0), seeds=(5, 6, 7), kind="heat-capacity"):
+    """Results of a sweep T × J × seed with E = J T² + seed's shift, and what tells its points apart."""
+    rows = [(kelvin, coupling, seed) for kelvin in kelvins for coupling in couplings for seed in seeds]
+    results = []
+    for kelvin, coupling, seed in rows:
+        one = Result(kind, sources=[f"{kelvin}-{coupling}-{seed}.h5"])
+        one.add("temperature", kelvin, "K", "of the bath")
+        one.add("energy", 1e-6 * (coupling * kelvin**2 + 10.0 * seed), "eV", "", 1e-6)
+        one.add("heat_capacity", coupling + 0.1 * seed, "k_B", "", 0.05)
+        results.append(one)
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    axes = {"integrator.temperature": (columns[0], "K"), "potential.0.parameters.J": (columns[1][:, None], "eV")}
+    return results, {**axes, "seed": (columns[2], "1")}
+
+
+def test_average_is_over_seeds_at_each_point_of_a_sweep():
+    results, axes = grid()
+    mean = analysis.averaged(results, axes)
+    assert "seed" not in mean and len(mean.sources) == 18
+    assert np.array_equal(mean["temperature"], np.repeat([100.0, 110.0, 130.0], 2))
+    assert np.array_equal(mean["potential.0.parameters.J"][:, 0], [1.0, 2.0] * 3)
+    assert mean["heat_capacity"] == pytest.approx([1.6, 2.6] * 3)
+    assert mean.error("heat_capacity") == pytest.approx(np.full(6, 0.1 / np.sqrt(3.0)))
+    lost = [k for k in range(18) if k not in (1, 2)]  # two seeds of the first point are not finished
+    mean = analysis.averaged([results[k] for k in lost], {n: (v[lost], unit) for n, (v, unit) in axes.items()})
+    assert np.isnan(mean.error("energy")[0]) and np.isfinite(mean.error("energy")[1:]).all()
+    assert mean.notes == ["of 1 of 6 points there is one run only, and no error"]
+    with pytest.raises(InputError, match="one run at each point; sweep with --seeds"):
+        analysis.averaged(*grid(seeds=(5,)))
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_slope_of_each_value_of_a_sweep(average):
+    """E = J T²: dE/dT = 2 J T inside, for each J, from runs of the same seed or their mean."""
+    results, axes = grid()
+    merged = add_slope((analysis.averaged if average else analysis.side_by_side)(results, axes))
+    coupling, kelvin = merged["potential.0.parameters.J"][:, 0], merged["temperature"]
+    exact = np.where(kelvin == 110.0, 2.0 * kelvin, np.where(kelvin == 100.0, 210.0, 240.0)) * coupling * 1e-6
+    assert merged["heat_capacity_slope"] == pytest.approx(exact / 8.617333262e-5, rel=1e-9)
+    assert not merged.notes
+    lone = add_slope(analysis.side_by_side(*grid(kelvins=(100.0,), seeds=(5,))))
+    assert "heat_capacity_slope" not in lone and "no slope dE/dT: " in lone.notes[0]
+
+
+def test_curves_of_a_sweep(tmp_path):
+    """One curve, colour and label for each J; seeds are points about the line of their means."""
+    from matplotlib.figure import Figure
+
+    for average in (False, True):
+        results, axes = grid()
+        merged = (analysis.averaged if average else analysis.side_by_side)(results, axes)
+        panel = Figure().subplots()
+        figures.points(panel, merged, "heat_capacity", label="C")
+        handles, words = panel.get_legend_handles_labels()
+        assert words == ["C, J 1 eV", "C, J 2 eV"]
+        lines = [line for line in panel.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 3]
+        assert [line.get_color() for line in lines] == list(figures.COLOURS[:2]) and len(handles) == 2
+        for line, coupling in zip(lines, (1.0, 2.0), strict=True):
+            assert np.array_equal(line.get_xdata(), [100.0, 110.0, 130.0])
+            assert line.get_ydata() == pytest.approx(np.full(3, coupling + 0.6))
+    # without temperatures the sweep's own number is the abscissa, also where it is a list of one
+    merged = analysis.side_by_side(*grid(kelvins=(100.0,)))
+    x, words = figures.abscissa(merged)
+    assert np.array_equal(np.unique(x), [1.0, 2.0]) and words == "J (eV)"
+    assert [text for text, _ in figures.run_curves(merged, x)] == [""]
+    # lists tell curves apart, too, and label them
+    cells = np.array([[6, 6, 6], [12, 12, 12]] * 9)
+    results, axes = grid()
+    merged = analysis.side_by_side(results, {**axes, "structure.supercell": (cells, "1")})
+    assert figures.run_labels(merged, 18)[1] == "temperature 100 K, J 1 eV, seed 6, supercell 12 12 12"
+    assert len(figures.run_curves(merged, figures.abscissa(merged)[0])) == 4
+    analysis.plot(merged, tmp_path / "c.png")
 
 
 @pytest.mark.parametrize(
