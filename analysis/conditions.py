@@ -89,6 +89,18 @@ def bath_temperature(trajectory: Trajectory, of: str = "spins") -> float | None:
     return kelvin
 
 
+def negative_rows(trajectory: Trajectory, kelvins: np.ndarray) -> str | None:
+    """A sentence where spin temperatures (rows,) K are below zero; else None."""
+    count = int(np.count_nonzero(kelvins < 0.0))
+    if not count:
+        return None
+    where = f"{count} of {len(kelvins)} rows" if len(kelvins) > 1 else "its only row"
+    return (
+        f"{trajectory.path.name}: the spin temperature is negative in {where}, where the spins have more energy than in "
+        "equilibrium at any temperature, and the mean is none of a bath; let them relax first, and look at later times"
+    )
+
+
 def field_applied(trajectory: Trajectory) -> bool:
     """Whether the deck has a term that favours a direction: a field or an anisotropy."""
     kinds = {str(term.get("kind")) for term in trajectory.settings.get("potential", [])}

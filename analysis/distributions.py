@@ -8,7 +8,7 @@ Histograms are normalised to one. Angles are shown by their cosine, since the so
 import numpy as np
 
 from spinmd.analysis.figures import curves, label
-from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
+from spinmd.analysis.reading import EQUILIBRIUM, Window, check_bins, pieces
 from spinmd.analysis.results import Result
 from spinmd.errors import InputError
 from spinmd.trajectory import Trajectory
@@ -30,8 +30,7 @@ def moment_distributions(
     Quantities: length (bins,) µB, length_density (bins,) 1/µB; cosine (bins,), cosine_density (bins,); mean_length and
     length_deviation µB, mean_cosine, mean_angle (deg). Raises InputError where there are no spins or no magnetic atoms.
     """
-    if bins < 2:
-        raise InputError(f"expected at least 2, got {bins}", "--bins")
+    check_bins(bins)
     part = trajectory.select(elements=element) if element else trajectory
     part = part.select(indices=magnetic_atoms(part, element))
     part = window.frames(part)

@@ -22,6 +22,7 @@ from spinmd.analysis.conditions import (
     magnetic_count,
     mean_moment,
     mean_volume,
+    negative_rows,
 )
 from spinmd.analysis.figures import UNITS, abscissa, label, legend, points
 from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
@@ -122,10 +123,15 @@ def temperature_of(trajectory: Trajectory, rows: np.ndarray, result: Result) -> 
     kelvin = bath_temperature(trajectory)
     if kelvin is None:
         kelvin = finite_mean(rows)
-        result.notes.append(
-            f"{trajectory.path.name} has no bath of one constant temperature: the mean spin temperature, {kelvin:.4g} K, stands "
-            "for it"
+        stands = (
+            f"the mean spin temperature, {kelvin:.4g} K, stands for it"
+            if kelvin > 0.0
+            else "there are no susceptibilities"
         )
+        result.notes.append(f"{trajectory.path.name} has no bath of one constant temperature: {stands}")
+        note = negative_rows(trajectory, rows)
+        if note is not None:
+            result.notes.append(note)
     return kelvin
 
 

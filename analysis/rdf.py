@@ -10,7 +10,7 @@ engine's own lists, which frames use again while atoms have moved less than half
 import numpy as np
 
 from spinmd.analysis.figures import curves, label
-from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
+from spinmd.analysis.reading import EQUILIBRIUM, Window, check_bins, pieces
 from spinmd.analysis.results import RUN, Result
 from spinmd.errors import InputError
 from spinmd.neighbors import NeighbourLists, cell_heights
@@ -40,8 +40,7 @@ def radial_distribution(
     positions.
     """
     part = window.frames(trajectory)
-    if bins < 2:
-        raise InputError(f"expected at least 2, got {bins}", "--bins")
+    check_bins(bins)
     heights = np.array([cell_heights(cell) for cell in part.cells])
     periodic = part.pbc
     if r_max is None:

@@ -12,6 +12,7 @@ from spinmd.output import parts_folder
 from spinmd.trajectory import Table, Trajectory
 
 MEGABYTES = 128.0  # of a piece that is read at once
+MOST_BINS = 100_000  # of a histogram
 SLACK = 1.0e-9  # of a time: the clock is a sum of timesteps
 
 
@@ -114,6 +115,14 @@ def pieces(
         for piece in trajectory.chunks(*quantities, megabytes=megabytes or MEGABYTES):
             yield piece
             bar.update(len(piece[0]))
+
+
+def check_bins(bins: int, fewest: int = 2) -> None:
+    """InputError for a number of bins that is no histogram, or one of hours and gigabytes."""
+    if bins < fewest:
+        raise InputError(f"expected at least {fewest}, got {bins}", "--bins")
+    if bins > MOST_BINS:
+        raise InputError(f"expected at most {MOST_BINS}, got {bins}", "--bins")
 
 
 def timestep(trajectory: Trajectory) -> float:

@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 
 from spinmd.analysis.figures import curves, label
 from spinmd.analysis.moment_grid import MomentGrid
-from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
+from spinmd.analysis.reading import EQUILIBRIUM, Window, check_bins, pieces
 from spinmd.analysis.results import RUN, Result
 from spinmd.analysis.statistics import jackknife
 from spinmd.errors import InputError
@@ -43,8 +43,8 @@ def pair_correlation(
     """
     if form not in FORMS:
         raise InputError(f"expected {' or '.join(FORMS)}, got {form!r}", "--form")
-    if bins is not None and bins < 2:
-        raise InputError(f"expected at least 2, got {bins}", "--bins")
+    if bins is not None:
+        check_bins(bins)
     lattice = MomentGrid(trajectory, element)
     part = window.frames(lattice.part)
     heights = 0.5 * cell_heights(lattice.shape[:, None] * lattice.unit)

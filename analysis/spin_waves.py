@@ -11,6 +11,7 @@ import numpy as np
 
 from spinmd.analysis.brillouin import BrillouinPath
 from spinmd.analysis.figures import COLOURS, label, run_labels
+from spinmd.analysis.reading import check_bins
 from spinmd.analysis.results import RUN, Result
 from spinmd.analysis.spectra import MEV_PER_THZ
 from spinmd.analysis.spin_wave_limits import density_of_states, long_waves, scalar_stiffness, zone_points
@@ -41,8 +42,7 @@ def linear_spin_waves(
     """
     if temperature is not None and not (math.isfinite(temperature) and temperature >= 0.0):
         raise InputError(f"expected a temperature in K, got {temperature:g}", "--temperature")
-    if bins < 10:
-        raise InputError(f"expected at least 10, got {bins}", "--bins")
+    check_bins(bins, fewest=10)
     waves = Waves(lattice, progress)
     modes = waves.modes(path.q)
     result = Result(

@@ -82,9 +82,12 @@ def too_short(rows: int, tau: float, what: str = "rows") -> str | None:
     """A sentence where a run has fewer than ``LONG_ENOUGH`` correlation times, so that its errors are too small; else None."""
     if tau != tau or rows >= LONG_ENOUGH * 2.0 * tau:
         return None
+    if rows < 2:
+        return f"one {what.removesuffix('s')} alone has no errors, and knows nothing of fluctuations; run longer"
+    count = round(max(rows / (2.0 * tau), 1.0))
+    words = f"are only {count} independent ones" if count > 1 else "are no more than a single independent one"
     return (
-        f"errors are rough, and rather too small: {rows} {what} are only {max(rows / (2.0 * tau), 1.0):.0f} independent ones (the "
-        f"correlation time is {tau:.0f}); run longer"
+        f"errors are rough, and rather too small: {rows} {what} {words} (the correlation time is {tau:.2g}); run longer"
     )
 
 

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from spinmd.analysis.conditions import bath_temperature, degrees_of_freedom, has_bath
+from spinmd.analysis.conditions import bath_temperature, degrees_of_freedom, has_bath, negative_rows
 from spinmd.analysis.figures import abscissa, label, legend, points
 from spinmd.analysis.reading import EQUILIBRIUM, Window
 from spinmd.analysis.results import Result, with_error
@@ -53,6 +53,9 @@ def temperatures(
         note = too_short(int(np.isfinite(values).sum()), tau)
         if note is not None:
             result.notes.append(f"{trajectory.path.name}, {name} temperature: {note}")
+        note = negative_rows(trajectory, values) if name == "spin" else None
+        if note is not None:
+            result.notes.append(note)
         if name == "lattice":
             expected = mean * math.sqrt(2.0 / freedom)
             result.add("lattice_deviation_expected", expected, "K", "√(2/n_dof) T, in the canonical ensemble")

@@ -93,7 +93,8 @@ def view(
         )  # fmt: skip
     if not quiet:
         left = f", {done['hidden']} behind others left out" if done["hidden"] else ""
-        print(f"frame {number}, step {done['step']}, {done['time']:g} ps: {done['atoms']} moments{left}")
+        many = "1 moment" if done["atoms"] == 1 else f"{done['atoms']} moments"
+        print(f"frame {number}, step {done['step']}, {done['time']:g} ps: {many}{left}")
         print(f"written: {target}")
 
 

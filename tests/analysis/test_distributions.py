@@ -65,6 +65,7 @@ def test_what_makes_no_distribution_is_refused(tmp_path, capsys):
     file = str(tmp_path / "a.h5")
     for options, words in (
         (["--bins", "1"], "--bins: expected at least 2"),
+        (["--bins", "100000000"], "--bins: expected at most 100000"),
         (["--lengths", "2"], "--lengths: expected two numbers"),
         (["--axis", "0,0"], "--axis: expected three numbers"),
         (["--from", "soon"], "--from"),

@@ -86,6 +86,22 @@ def test_spin_temperature_of_monte_carlo_is_that_of_its_bath(tmp_path):
     analysis.plot(result, tmp_path / "t.png")
 
 
+def test_negative_spin_temperature_is_said(tmp_path):
+    """Moments against their exchange have more energy than at any temperature: no susceptibility, and a note."""
+    deck = magnet(0.0, supercell=(4, 4, 4), J=-0.01, steps=0)
+    deck["structure"]["spins"] = {"moments": {"Fe": 2.0}, "texture": "cone", "angle": 30}
+    deck["integrator"] = {"ensemble": "nve", "lattice": "frozen", "timestep": "1 fs"}
+    trajectory = Trajectory(run(deck, tmp_path / "cone.h5"))
+    result, order = analysis.temperatures(trajectory), analysis.magnetic_order(trajectory)
+    assert result["spin_temperature"] < 0.0
+    assert "spin temperature is negative in its only row" in " ".join(result.notes)
+    assert np.isnan(order["susceptibility"]) and np.isnan(order["susceptibility_disordered"])
+    assert "there are no susceptibilities" in " ".join(order.notes)
+    assert "spin temperature is negative in its only row" in " ".join(order.notes)
+    assert "one row alone has no errors" in " ".join(order.notes)
+    assert not [note for note in order.notes if "stands for it" in note]
+
+
 def test_pressure_is_that_of_the_table(cold, tmp_path):
     result = analysis.pressure_and_cell(cold)
     rows = cold.thermo["pressure"][cold.thermo["step"] >= 2000]

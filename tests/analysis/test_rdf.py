@@ -103,6 +103,8 @@ def test_chunks_and_order_of_frames_do_not_matter(iron, monkeypatch):
 def test_wrong_requests(iron, tmp_path):
     with pytest.raises(InputError, match="expected a distance above zero"):
         analysis.radial_distribution(iron, r_max=-1.0)
+    with pytest.raises(InputError, match="--bins: expected at most 100000, got 100000000"):
+        analysis.radial_distribution(iron, bins=100_000_000)
     with pytest.raises(InputError, match="too many pairs within 900 Å"):
         analysis.radial_distribution(iron, r_max=900.0)
     deck = crystal(300.0, (2, 2, 2), steps=10, output={"quantities": ["velocities"]})

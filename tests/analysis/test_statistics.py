@@ -61,6 +61,8 @@ def test_independent_runs_are_one_sample(runs):
 def test_a_short_run_says_so(runs):
     assert too_short(1500, correlation_time(runs[0])) is None
     assert "errors are rough" in too_short(60, 5.0) and "60 rows are only 6" in too_short(60, 5.0)
+    assert "60 rows are no more than a single independent one (the correlation time is 40)" in too_short(60, 40.0)
+    assert too_short(1, 0.5, "frames").startswith("one frame alone has no errors")
     assert not Blocks(runs[0][:60]).enough
     assert too_short(60, float("nan")) is None
 
