@@ -185,11 +185,13 @@ def points(
             axes.plot(*means, line, color=drawn[0].get_color(), linewidth=style["linewidth"])
 
 
-def legend(axes: "Axes", **style) -> None:
-    """Where there is more than one label."""
+def legend(axes: "Axes") -> None:
+    """Where there is more than one label; of many above the panel, since they would cover its curves."""
     count = len(axes.get_legend_handles_labels()[1])
-    if count > 1:
-        axes.legend(**{"ncols": 1 + count // 9, "fontsize": 10 if count < 5 else 8, **style})
+    if count > 4:
+        axes.legend(ncols=2, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    elif count > 1:
+        axes.legend()
 
 
 def run_labels(result: Result, count: int) -> list[str]:

@@ -103,6 +103,7 @@ def draw_temperature(result: Result, figure) -> None:
         left.set(xlabel=words, ylabel=label("mean temperature", "K"))
         right.set(xlabel=words, ylabel=label("standard deviation", "K"), ylim=(0, None))
         left.legend()
+        legend(left)
         legend(right)
         return
     left, right = figure.subplots(1, 2, width_ratios=(1.7, 1), sharey=True)
