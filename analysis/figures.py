@@ -52,6 +52,8 @@ STYLE = {
     "svg.hashsalt": "spinmd",
 }
 MARKERS = "os^vD"
+PAD = 7.0  # points from an axis of wave vectors to its labels: the last one stands beside the 0 of another axis
+GREEK = {"GAMMA": "Γ", "DELTA": "Δ", "LAMBDA": "Λ", "SIGMA": "Σ"}
 UNITS = {"Angstrom": "Å", "muB": "µB", "deg": "°", "1/Angstrom": "1/Å"}
 
 
@@ -85,6 +87,16 @@ def figure(path: str | Path, size: tuple[float, float] = SIZE) -> Iterator["Figu
 def label(name: str, unit: str = "1") -> str:
     """Of an axis: ``pressure (GPa)``; units as they are printed (Å, µB)."""
     return name if unit in ("1", "", "text") else f"{name} ({UNITS.get(unit, unit)})"
+
+
+def point_name(name: str) -> str:
+    """Of a point in the Brillouin zone as it is drawn: ``T_2`` with a subscript, ``SIGMA_0`` as Σ; both of ``X|R_2``."""
+    parts = []
+    for part in str(name).split("|"):
+        letter, _, below = part.partition("_")
+        letter = GREEK.get(letter, letter)
+        parts.append(f"{letter}$_{{{below}}}$" if below else letter)
+    return "|".join(parts)
 
 
 def axis_label(result: Result, name: str, words: str | None = None) -> str:

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from spinmd.analysis.brillouin import BrillouinPath
-from spinmd.analysis.figures import COLOURS, label, run_labels
+from spinmd.analysis.figures import COLOURS, PAD, label, point_name, run_labels
 from spinmd.analysis.reading import check_bins
 from spinmd.analysis.results import RUN, Result
 from spinmd.analysis.spectra import MEV_PER_THZ
@@ -169,7 +169,8 @@ def draw_spin_waves(result: Result, figure) -> None:
         right.plot(result["dos"], result["dos_energy"], color=COLOURS[0], linewidth=1.2)
     for tick in ticks:
         left.axvline(tick, color="0.6", linewidth=0.7, zorder=0)
-    left.set_xticks(ticks, [name.replace("_", "") for name in _of(result, "label", 0, 1)])
+    left.set_xticks(ticks, [point_name(name) for name in _of(result, "label", 0, 1)])
+    left.tick_params(axis="x", pad=PAD)
     left.grid(False, axis="x")
     if bottom < 0.0 or "growth" in result:
         left.set_title("the state is no minimum of the energy", loc="right", fontsize=11, color=COLOURS[5])
@@ -180,7 +181,7 @@ def draw_spin_waves(result: Result, figure) -> None:
     if bottom < 0.0:
         left.axhline(0.0, color="0.3", linewidth=0.8)
     right.set(xlabel="states per\nmeV and moment", xlim=(0.0, None))
-    right.locator_params(axis="x", nbins=2)
+    right.locator_params(axis="x", nbins=3, prune="lower")  # no 0 beside the last point of the path
     right.spines["right"].set_visible(True)
     other = right.secondary_yaxis("right", functions=(lambda e: e / MEV_PER_THZ, lambda f: f * MEV_PER_THZ))
     other.set_ylabel(label("frequency", "THz"))

@@ -17,7 +17,7 @@ from spinmd.analysis.brillouin import (
     primitive_cell,
 )
 from spinmd.analysis.distributions import magnetic_atoms
-from spinmd.analysis.figures import curves, label
+from spinmd.analysis.figures import curves, label, point_name
 from spinmd.analysis.reading import EQUILIBRIUM, Window, pieces
 from spinmd.analysis.results import RUN, Result
 from spinmd.errors import InputError
@@ -218,7 +218,7 @@ def draw_structure_factor(result: Result, figure) -> None:
         return
     ticks = result.settings["ticks"]
     curves(axes, _with_gaps(result, ticks), "distance", "structure_factor", marker="o", markersize=3.5)
-    axes.set_xticks([at for at, _ in ticks], [name for _, name in ticks])
+    axes.set_xticks([at for at, _ in ticks], [point_name(name) for _, name in ticks])
     for at, _ in ticks:
         axes.axvline(at, color="0.6", linewidth=0.8, zorder=0)
     values = quantity.values
