@@ -6,6 +6,7 @@ Every frame is an origin t. The sums over origins are products of Fourier transf
 the other, so that the memory does not grow with the run; each block gives a curve of its own, and their scatter the errors.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -119,7 +120,7 @@ def longest_lag(frames: int, dt: float, max_time: float | None) -> int:
     """In frames; InputError for times that the window does not hold."""
     if max_time is None:
         return max(4, frames // (BLOCKS + 1))
-    lags = round(max_time / dt)
+    lags = round(max_time / dt) if math.isfinite(max_time) else 0
     if not 2 <= lags < frames:
         raise InputError(
             f"expected a time between {2 * dt:.4g} and {(frames - 1) * dt:.4g} ps, got {max_time:g}", "--max-time"

@@ -56,6 +56,17 @@ def density_of_states(
     part.array(of)
     part = window.frames(part, fewest=16)
     plan = welch(len(part), timestep(part), segments, taper)
+    if broadening > plan.energy[-1]:
+        raise InputError(
+            f"frames {plan.dt * 1e3:g} fs apart hold energies up to {plan.energy[-1]:.4g} meV, and no broadening beyond that; "
+            f"got {broadening:g}, take a smaller one",
+            "--broadening",
+        )
+    if max_energy is not None and max_energy < plan.step:
+        raise InputError(
+            f"energies begin at {plan.step:.4g} meV in a run of this length, got {max_energy:g}; give a larger one",
+            "--max-energy",
+        )
     modes = part.natoms * (3 if of == "velocities" else 1)
     part, notes = affordable(part, plan.length)
     names = sorted(set(part.symbols.tolist()))
