@@ -8,12 +8,14 @@ what the window makes of it,
 so that positions are finer than the spacing of energies, and widths are those of the line without the window's. Damped harmonic
 oscillators of Γ ≪ E₀ are Lorentzians.
 
-Near Γ a ferromagnet has E = D q² (1 − β q²), an antiferromagnet and a lattice E = ħ c q (1 − β q²).
+Near Γ a ferromagnet has E = D q² (1 − β q²), an antiferromagnet and a lattice E² = (ħ c q)² (1 − β q²), with a gap
+E = Δ + D q² (1 − β q²) and E² = Δ² + (ħ c q)² (1 − β q²).
 """
 
 import numpy as np
 
 from spinmd.analysis.brillouin import BrillouinPath
+from spinmd.analysis.conditions import field_applied
 from spinmd.analysis.results import Result
 from spinmd.analysis.spectra import CENTRAL, HBAR_MEV, Welch
 from spinmd.trajectory import Trajectory
@@ -185,53 +187,122 @@ def _expansions(result: Result, along: BrillouinPath, branches: np.ndarray, boun
     power = 2 if spins and _order(part) > FERROMAGNETIC else 1
     size = np.linalg.norm(along.q, axis=1)
     energy, error = branches[0, :, 0], branches[1, :, 0]
-    usable = (size > 1.0e-9) & (size <= NEAR * boundary * (1.0 + 1.0e-9)) & np.isfinite(energy) & (error < 0.2 * energy)
-    directions, values = [], []
+    centre = size < 1.0e-9
+    known = np.isfinite(energy) & (error < 0.2 * energy)
+    usable = ~centre & (size <= NEAR * boundary * (1.0 + 1.0e-9)) & known
+    gap = _gap(result, part, energy, centre & known, usable) if spins else None
+    if gap == NO_LAW:
+        return
+    fewest = 3 if gap == UNKNOWN else 2
+    directions, values, gaps = [], [], []
     for k, (start, end) in enumerate(along.ends):
         if min(np.linalg.norm(start), np.linalg.norm(end)) < 1.0e-9:
             chosen = usable & (along.segment == k)
             names = along.names[k] if np.linalg.norm(start) < 1.0e-9 else along.names[k][::-1]
             directions.append("-".join(names))
-            enough = np.count_nonzero(chosen) >= 2
-            values.append(_expand(size[chosen], energy[chosen], error[chosen], power) if enough else (np.nan, np.nan))
-    if not np.isfinite(values).any():
+            found = [(np.nan, np.nan)] * 2
+            if np.count_nonzero(chosen) >= fewest:
+                chosen = chosen | (centre & known) if gap == SEEN else chosen
+                found = _expand(size[chosen], energy[chosen], error[chosen], power, gap is not None)
+            values.append(found[0])
+            gaps.append(found[1])
+    values, gaps = np.array(values).reshape(-1, 2), np.array(gaps).reshape(-1, 2)
+    good = np.isfinite(values[:, 0])
+    if not good.any():
         result.notes.append(
-            "too few wave vectors near Γ for a stiffness or a velocity: two with a peak are needed in the inner half of the "
-            "zone, in one direction"
+            f"too few wave vectors near Γ for a stiffness or a velocity: {fewest} with a peak are needed in the inner half of "
+            "the zone, in one direction"
         )
         return
-    values = np.array(values)
     if power == 2:
         name, unit, factor = "stiffness", "meV Angstrom^2", 1.0
-        found = values[np.isfinite(values[:, 0])]
-        weight = found[:, 1] ** -2.0
-        mean = float(found[:, 0] @ weight / weight.sum())
-        scatter = np.sqrt(((found[:, 0] - mean) ** 2) @ weight / weight.sum() / max(len(found) - 1, 1))
         words = "D of E = D q²(1 − βq² ...), mean over the directions"
-        result.add(name, mean, unit, words, max(float(scatter), weight.sum() ** -0.5))
+        words = words if gap is None else words.replace("D q²", "gap + D q²")
+        result.add(name, *_mean(values[good], unit, words))
     else:
         name, unit, factor = ("spin_wave_velocity" if spins else "sound_velocity"), "m/s", 100.0 / HBAR_MEV
     result.add("direction", directions, "text", "from Γ", axes=("direction",))
-    words = f"of the lowest branch, E = {'D q²' if power == 2 else 'ħ c q'}(1 − βq²) at q up to half of the zone"
+    law = ("E = gap + D q²(1 − βq²)" if gap else "E = D q²(1 − βq²)") if power == 2 else (
+        "E² = gap² + (ħ c q)²(1 − βq²)" if gap else "E² = (ħ c q)²(1 − βq²)"
+    )  # fmt: skip
+    words = f"of the lowest branch, {law} at q up to half of the zone"
     result.add(f"{name}_along", values[:, 0] * factor, unit, words, values[:, 1] * factor, ("direction",))
+    if gap is not None:
+        if gap == SEEN:
+            gaps = np.array([[energy[centre & known].min(), error[centre & known].max()]])
+        gaps = gaps[np.isfinite(gaps[:, 0])]
+        if len(gaps):
+            result.add("gap", *_mean(gaps, "meV", "of the lowest branch at Γ"))
 
 
-def _expand(q, energy, error, power) -> tuple[float, float]:
-    """a of E = a q^n (1 − β q² + γ q⁴) and its error; γ with four wave vectors or more.
+SEEN, UNKNOWN, NO_LAW = "seen", "unknown", "no law"
 
-    The error has a share for the term that is left out, a tenth of what the last one gives at the largest q, to the power of its
-    order: for a cosine that is what it makes.
+
+def _gap(result: Result, part: Trajectory, energy, centre, usable) -> str | None:
+    """Whether the lowest branch begins at an energy above zero: SEEN at Γ, UNKNOWN where it may and no peak says so, or None.
+
+    What is conserved has no peak at Γ; a peak above those around it is another branch's, as one element of a ferrimagnet shows.
+    """
+    if not usable.any():
+        return None
+    if centre.any() and energy[centre].min() < energy[usable].min():
+        return SEEN
+    if not field_applied(part):
+        return None
+    if centre.any():
+        result.notes.append("the lowest peaks are not at Γ but beside it, so that there is no stiffness or velocity")
+        return NO_LAW
+    result.notes.append(
+        "the deck has a field or an anisotropy, and no peak stands out at Γ: the gap there comes from the fit"
+    )
+    return UNKNOWN
+
+
+def _mean(found: np.ndarray, unit: str, words: str) -> tuple[float, str, str, float]:
+    """Weighted mean of (n, 2) values and errors, to be added to a result."""
+    weight = found[:, 1] ** -2.0
+    mean = float(found[:, 0] @ weight / weight.sum())
+    scatter = np.sqrt(((found[:, 0] - mean) ** 2) @ weight / weight.sum() / max(len(found) - 1, 1))
+    return mean, unit, words, max(float(scatter), float(weight.sum() ** -0.5))
+
+
+def _expand(q, energy, error, power, gapped) -> list[tuple[float, float]]:
+    """[(D, error), (gap, error)] of E = gap + D q² (1 − β q² + γ q⁴), or of power 1 [(c, error), (gap, error)] of
+    E² = gap² + c² q² (1 − ...); no gap unless ``gapped``.
+
+    The error has a share for what is left out, half of what the last term that is not changes. Of two and three terms, as far as
+    there are wave vectors for them, those with the smaller error count.
     """
     error = np.maximum(error, 1.0e-4 * energy)
-    terms = 2 if len(q) < 4 else 3
-    design = np.stack([q ** (power + 2 * k) for k in range(terms)], axis=1) / error[:, None]
-    solution, *_ = np.linalg.lstsq(design, energy / error, rcond=None)
-    residual = design @ solution - energy / error
-    freedom = len(q) - terms
-    spread = max(1.0, float(residual @ residual) / freedom) if freedom > 0 else 1.0
-    statistical = np.sqrt(np.linalg.inv(design.T @ design)[0, 0] * spread)
-    omitted = 0.1 * abs(solution[0]) * abs(solution[1] / solution[0] * q.max() ** 2) ** terms
-    return float(solution[0]), float(np.hypot(statistical, omitted))
+    if power == 1:
+        energy, error = energy**2, 2.0 * energy * error
+    unit = q.max()  # 1/Å, in which powers of q are no small numbers
+    constant = int(gapped)
+
+    def fit(terms):
+        design = np.stack([(q / unit) ** (2 * k) for k in range(1 - constant, terms + 1)], axis=1) / error[:, None]
+        solution, *_ = np.linalg.lstsq(design, energy / error, rcond=None)
+        residual = design @ solution - energy / error
+        freedom = len(q) - len(solution)
+        spread = max(1.0, float(residual @ residual) / freedom) if freedom > 0 else 1.0
+        return solution, np.diag(np.linalg.pinv(design.T @ design)) * spread
+
+    best = None
+    for terms in range(2, min(len(q) - constant, 3) + 1):
+        (values, variances), (lower, _) = fit(terms), fit(terms - 1)
+        errors = np.sqrt(variances[: len(lower)] + 0.25 * (values[: len(lower)] - lower) ** 2)
+        if best is None or errors[constant] < best[constant][1]:
+            best = list(zip(values.tolist(), errors.tolist(), strict=False))
+    slope = tuple(x / unit**2 for x in best[constant])
+    found = [slope, best[0] if gapped else (np.nan, np.nan)]
+    return found if power == 2 else [_root(*one) for one in found]
+
+
+def _root(value: float, error: float) -> tuple[float, float]:
+    """√value with its error; NaN where it is below zero by more than its error."""
+    if not value > -error:
+        return np.nan, np.nan
+    return np.sqrt(max(value, 0.0)), error / (2.0 * np.sqrt(max(value, error)))
 
 
 def _order(part: Trajectory) -> float:
