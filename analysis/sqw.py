@@ -13,16 +13,18 @@ The sums over atoms are matrix products of cos q·R and sin q·R with all frames
 
 import math
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
 from spinmd.analysis.branches import add_branches
 from spinmd.analysis.brillouin import CONVENTIONAL, BrillouinPath, PrimitiveCell, commensurate_path, primitive_cell
 from spinmd.analysis.distributions import magnetic_atoms, unit_axis
-from spinmd.analysis.figures import label, run_labels
+from spinmd.analysis.figures import PAD, label, point_name, run_labels
 from spinmd.analysis.reading import WHOLE_STAGE, Window, pieces, timestep
 from spinmd.analysis.results import RUN, Result
 from spinmd.analysis.spectra import MEV_PER_THZ, SEGMENTS, MeanSpectrum, Slices, Welch, welch
+from spinmd.analysis.sqw_limits import Fields, beyond_frames, second_moments, shifted_energies
 from spinmd.errors import InputError
 from spinmd.textures import frame
 from spinmd.trajectory import Trajectory
@@ -42,7 +44,7 @@ def dynamical_structure_factor(
     snap: bool = False, of: str = SPINS, component: str | None = None, axis=None, element: str | None = None,
     mass_weighted: bool = False, positions: str = IDEAL, segments: int = SEGMENTS, taper: str = "hann",
     quantum: bool = False, temperature: float | None = None, fit: bool = True, branches: int | None = None,
-    ignore_elements: bool = False, max_energy: float | None = None, progress: bool = False,
+    ignore_elements: bool = False, max_energy: float | None = None, fields: Fields | None = None, progress: bool = False,
 ) -> Result:  # fmt: skip
     """S(q, ω) of one run along a path through the Brillouin zone.
 
@@ -62,6 +64,7 @@ def dynamical_structure_factor(
     fit, branches  positions and widths of peaks, see ``branches``; None: as many as the primitive cell can have
     ignore_elements  the lattice of an alloy
     max_energy     meV, the highest that is kept; None: what the frames' spacing allows
+    fields         spins (N, 3) µB -> g times fields (N, 3) eV/µB of the run's Hamiltonian, to notice waves that are folded back
 
     Quantities: q (nq, 3) and distance (nq,) 1/Å, reduced (nq, 3) along the primitive reciprocal vectors, label_distance
     and label (ticks,), energy (nω,) meV of both signs, frequency (nω,) THz, S (nq, nω) µB²/meV or Å²/ps²/meV, static (nq,) its
@@ -76,6 +79,12 @@ def dynamical_structure_factor(
         raise InputError("spins have no mass; --mass-weighted belongs to --of velocities", "--mass-weighted")
     if max_energy is not None and not max_energy > 0.0:
         raise InputError(f"expected a positive energy, got {max_energy:g}", "--max-energy")
+    if branches is not None and branches < 1:
+        raise InputError(f"expected at least 1, got {branches}; --no-fit leaves the peaks out", "--branches")
+    if temperature is not None and not quantum:
+        raise InputError(
+            "a temperature belongs to the factor of detailed balance; add --quantum, or leave it out", "--temperature"
+        )
     cell = primitive_cell(trajectory, ignore_elements=ignore_elements)
     along = commensurate_path(cell, trajectory.site_cell, path, units=path_units, snap=snap)
     part = trajectory.select(elements=element) if element else trajectory
@@ -97,6 +106,7 @@ def dynamical_structure_factor(
     result = Result("sqw", settings={
         **window.settings(), **plan.settings(), "path": path, "of": of, "component": ",".join(names), "element": element,
         "positions": positions, "mass_weighted": mass_weighted, "quantum": quantum, "max_energy": max_energy,
+        "highest_energy": float(plan.energy[-1]),
     })  # fmt: skip
     result.sources.append(str(trajectory.path))
     result.notes += [*along.notes, *plan.notes]
@@ -109,7 +119,14 @@ def dynamical_structure_factor(
     spectra, static = _spectra(part, along, plan, of, positions, mass_weighted, projections, progress)
 
     energy = plan.energy
-    result.notes += plan.aliasing(energy, np.abs(spectra[0].mean).sum(axis=0))
+    folded = plan.aliasing(energy, np.abs(spectra[0].mean).sum(axis=0))
+    if fields is not None and of == SPINS and trajectory.natoms == trajectory.system_atoms and not folded:
+        chosen = np.isin(trajectory.ids, part.ids)
+        moments = second_moments(
+            window.frames(trajectory), chosen, Waves(along.q, part.sites), projections[0], fields, _power
+        )
+        folded = beyond_frames(plan, energy, spectra[0].mean, *moments)
+    result.notes += folded
     kept = slice(None) if max_energy is None else np.abs(energy) <= max_energy * (1.0 + 1.0e-9)
     factor = 1.0
     if quantum:
@@ -153,6 +170,7 @@ def dynamical_structure_factor(
             branches if branches is not None else _most_branches(cell, np.isin(trajectory.ids, part.ids), of, names[0])
         )
         add_branches(result, along, plan, most, cell.boundary, part)
+        result.notes += shifted_energies(result, trajectory) if of == SPINS and not folded else []
     return result
 
 
@@ -333,6 +351,7 @@ def _power(amplitude: np.ndarray, projection: Projection, chosen: slice) -> np.n
 
 ORDERS = 4.0  # powers of ten that the colours show
 COLUMNS = 3  # panels side by side
+NOTHING = "0.88"  # colour of a map where no wave vector fits into the supercell
 
 
 def draw_sqw(result: Result, figure) -> None:
@@ -353,7 +372,8 @@ def draw_sqw(result: Result, figure) -> None:
     top = _top(result)
     for k, axes in enumerate(panels[:count]):
         image = _draw_map(axes, result, k, norm, colours)
-        axes.set(ylim=(-top if signed else 0.0, top), title=titles[k])
+        axes.set(ylim=(-top if signed else 0.0, top))
+        axes.set_title(titles[k] or "", loc="left")
         if k % columns == 0:
             axes.set_ylabel(label("energy", "meV"))
         if k % columns == columns - 1:
@@ -378,15 +398,17 @@ def _of_run(result: Result, name: str, k: int):
 def _draw_map(axes, result: Result, k: int, norm, colours: str):
     distance, energy = result["distance"], result["energy"]
     ticks, names = _of_run(result, "label_distance", k), _of_run(result, "label", k)
-    edges = np.concatenate([[ticks[0]], 0.5 * (distance[1:] + distance[:-1]), [ticks[-1]]])
     step = energy[1] - energy[0]
     rows = np.append(energy - 0.5 * step, energy[-1] + 0.5 * step)
-    image = axes.pcolormesh(edges, rows, _of_run(result, "S", k).T, norm=norm, cmap=colours, rasterized=True)
+    values = _of_run(result, "S", k)
+    for edges, shown in _strips(distance, _of_run(result, "segment", k), ticks, names):
+        image = axes.pcolormesh(edges, rows, values[shown].T, norm=norm, cmap=colours, rasterized=True)
+    axes.set_facecolor(NOTHING)
     axes.grid(False)
     for place in ticks[1:-1]:
         axes.axvline(place, color="white", linewidth=0.7, alpha=0.6)
-    axes.set_xticks(ticks, names)
-    axes.tick_params(axis="x", length=0)
+    axes.set_xticks(ticks, [point_name(name) for name in names])
+    axes.tick_params(axis="x", length=0, pad=PAD)
     axes.set_xlim(ticks[0], ticks[-1])
     if "overlay_energy" in result:
         curves = axes.plot(
@@ -395,7 +417,7 @@ def _draw_map(axes, result: Result, k: int, norm, colours: str):
         words = result.quantity("overlay_energy").meaning
         if k == 0 and words:
             curves[0].set_label(words)
-            axes.legend(loc="upper right", labelcolor="white", fontsize=9)
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1, fontsize=9)  # not over the map
     if "branch_energy" in result:
         energies = _of_run(result, "branch_energy", k)
         axes.plot(
@@ -403,6 +425,21 @@ def _draw_map(axes, result: Result, k: int, norm, colours: str):
             markeredgecolor="white", markeredgewidth=0.8,
         )  # fmt: skip
     return image
+
+
+def _strips(distance, segment, ticks, names) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(edges of columns, which wave vectors) of each segment that has some; a strip ends at its ticks."""
+    for k, (low, high) in enumerate(zip(ticks[:-1], ticks[1:], strict=True)):
+        shown = np.flatnonzero(segment == k)
+        if not len(shown):
+            continue
+        before = shown[0] - 1  # the end of the last segment is the beginning of this one, unless the path jumps
+        if before >= 0 and "|" not in str(names[k]) and abs(distance[before] - low) < 1.0e-9 * ticks[-1]:
+            shown = np.append(before, shown)
+        at = distance[shown]
+        half = 0.5 * float(np.diff(at).min()) if len(at) > 1 else 0.5 * (high - low)
+        edges = np.concatenate([[at[0] - half], 0.5 * (at[1:] + at[:-1]), [at[-1] + half]])
+        yield np.clip(edges, low, high), shown
 
 
 def _top(result: Result) -> float:

@@ -1,6 +1,6 @@
 """``spinmd analyze sqw``, ``autocorrelation``, ``dos``, ``msd`` and ``energy-flow``: what moves, and how fast."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,10 @@ from spinmd.commands.common import (
     window,
 )
 from spinmd.errors import InputError
+
+if TYPE_CHECKING:
+    from spinmd.analysis.sqw_limits import Fields
+    from spinmd.trajectory import Trajectory
 
 Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
 Axis = Annotated[
@@ -243,10 +247,30 @@ def sqw_command(
             one, within, path=path, path_units=path_units, snap=snap, of=of, component=component,
             axis=vector(axis, "--axis"), element=element, mass_weighted=mass_weighted, positions=positions,
             segments=segments, taper=taper, quantum=quantum, temperature=temperature, fit=fit, branches=branches,
-            ignore_elements=ignore_elements, max_energy=max_energy, progress=not quiet,
+            ignore_elements=ignore_elements, max_energy=max_energy, fields=_fields_of(one) if of == "spins" else None,
+            progress=not quiet,
         )  # fmt: skip
         return lay_over(result, one.path, state, path, path_units) if spin_waves else result
 
     with opened(runs) as many:
         result = many.each(analyse, average)
     finish(result, output, plot, quiet)
+
+
+def _fields_of(trajectory: "Trajectory") -> "Fields | None":
+    """spins -> g F of the run's Hamiltonian at its ideal sites; None where it cannot be built any more."""
+    from spinmd.protocols import Need
+    from spinmd.spin_hamiltonian import spin_crystal
+
+    try:
+        crystal = spin_crystal(trajectory.path, force=True)
+    except InputError:
+        return None
+
+    def fields(spins):
+        state = crystal.model.state
+        state.spins[:] = spins[state.ids]
+        crystal.model.moved(spins=True)
+        return crystal.g * state.original_order(crystal.model.evaluate(Need.FIELD).fields)
+
+    return fields

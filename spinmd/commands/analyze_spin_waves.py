@@ -129,6 +129,7 @@ def lay_over(
     from spinmd.analysis.brillouin import sampled_path
     from spinmd.analysis.spin_wave_theory import Waves
     from spinmd.analysis.spin_waves import visible_curves
+    from spinmd.analysis.sqw_limits import folded_theory
     from spinmd.spin_hamiltonian import spin_crystal
 
     found = spin_crystal(run, force=True).spin_lattice(state)
@@ -138,6 +139,7 @@ def lay_over(
     result.add("overlay_distance", distance, "1/Angstrom", "along the path", axes=("overlay_distance",))
     result.add("overlay_energy", energy, "meV", "linear spin-wave theory", axes=("overlay_distance", "mode"))
     result.notes += found.notes
+    result.notes += folded_theory(result, result.settings["highest_energy"])
     return result
 
 
