@@ -190,7 +190,7 @@ def _expansions(result: Result, along: BrillouinPath, branches: np.ndarray, boun
     centre = size < 1.0e-9
     known = np.isfinite(energy) & (error < 0.2 * energy)
     usable = ~centre & (size <= NEAR * boundary * (1.0 + 1.0e-9)) & known
-    gap = _gap(result, part, energy, centre & known, usable) if spins else None
+    gap = _gap(result, part, energy, centre & known, usable, power == 2) if spins else None
     if gap == NO_LAW:
         return
     fewest = 3 if gap == UNKNOWN else 2
@@ -238,7 +238,7 @@ def _expansions(result: Result, along: BrillouinPath, branches: np.ndarray, boun
 SEEN, UNKNOWN, NO_LAW = "seen", "unknown", "no law"
 
 
-def _gap(result: Result, part: Trajectory, energy, centre, usable) -> str | None:
+def _gap(result: Result, part: Trajectory, energy, centre, usable, ferromagnet: bool) -> str | None:
     """Whether the lowest branch begins at an energy above zero: SEEN at Γ, UNKNOWN where it may and no peak says so, or None.
 
     What is conserved has no peak at Γ; a peak above those around it is another branch's, as one element of a ferrimagnet shows.
@@ -252,10 +252,23 @@ def _gap(result: Result, part: Trajectory, energy, centre, usable) -> str | None
     if centre.any():
         result.notes.append("the lowest peaks are not at Γ but beside it, so that there is no stiffness or velocity")
         return NO_LAW
+    if ferromagnet and _easy_plane(part):
+        result.notes.append("waves of an easy plane begin neither as q² nor at a gap, so that there is no stiffness")
+        return NO_LAW
     result.notes.append(
         "the deck has a field or an anisotropy, and no peak stands out at Γ: the gap there comes from the fit"
     )
     return UNKNOWN
+
+
+def _easy_plane(part: Trajectory) -> bool:
+    """Whether the deck has an anisotropy with K < 0, of all atoms or of an element."""
+    for term in part.settings.get("potential", []):
+        strength = term.get("parameters", {}).get("K") if term.get("kind") == "anisotropy" else None
+        values = strength.values() if isinstance(strength, dict) else [strength]
+        if any(str(one).strip().startswith("-") for one in values):
+            return True
+    return False
 
 
 def _mean(found: np.ndarray, unit: str, words: str) -> tuple[float, str, str, float]:

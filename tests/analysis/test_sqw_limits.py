@@ -38,6 +38,16 @@ def test_stiffness_above_a_gap(tmp_path):
     assert abs(hidden["gap"] - 4.0) < 3.0 * hidden.error("gap")
 
 
+def test_an_easy_plane_has_no_stiffness(tmp_path):
+    """E² = D q² (D q² + 4|K|/M) begins linearly, which no fit of D can tell from a gap."""
+    deck = magnet("sc", (16, 2, 2), 0.01, steps=1000)
+    deck["potential"].append({"kind": "anisotropy", "parameters": {"K": -0.002}})
+    deck["structure"]["spins"]["direction"] = [1, 0, 0]
+    with Trajectory(run(tmp_path, "plane", deck)) as trajectory:
+        result = analysis.dynamical_structure_factor(trajectory, path="0,0,0 1/2,0,0", segments=1)
+    assert "stiffness" not in result and any("easy plane" in note for note in result.notes)
+
+
 def test_velocity_above_a_gap(tmp_path):
     """E² = (z J + 2K)² (g/M)² − (z J γ)² (g/M)²: c is that of the isotropic antiferromagnet, z J a/2 along an axis of bcc."""
     deck = magnet("bcc", (8, 8, 2), -0.008, steps=48)
