@@ -99,11 +99,6 @@ def point_name(name: str) -> str:
     return "|".join(parts)
 
 
-def axis_label(result: Result, name: str, words: str | None = None) -> str:
-    """``label`` of a quantity: with its meaning's words, or its name's."""
-    return label(words or name.replace("_", " "), result.quantity(name).unit)
-
-
 def curves(axes: "Axes", result: Result, x: str, y: str, **style) -> None:
     """y over x with a band of one standard error; for results of several runs one curve each, labelled by what tells them apart."""
     abscissa, quantity = result.quantity(x).values, result.quantity(y)

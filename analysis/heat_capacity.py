@@ -21,7 +21,6 @@ from spinmd.units import BOLTZMANN, ELEMENTARY_CHARGE
 
 AVOGADRO = 6.02214076e23
 GAS_CONSTANT = AVOGADRO * BOLTZMANN * ELEMENTARY_CHARGE  # J/(mol K)
-DULONG_PETIT = 3.0  # k_B per atom, of a harmonic crystal
 
 
 def specific_heat(

@@ -134,7 +134,7 @@ class Slices:
     def __init__(self, length: int, hop: int, shape: tuple[int, ...], dtype=np.float64):
         self.length, self.hop = length, hop
         self._kept = np.empty((length, *shape), dtype=dtype)
-        self._filled, self._skip = 0, 0
+        self._filled = 0
 
     def add(self, block: np.ndarray) -> Iterator[np.ndarray]:
         """Frames (f, ...) that follow those before."""
