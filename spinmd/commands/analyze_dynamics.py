@@ -4,30 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spinmd.commands.common import (
-    Average,
-    Every,
-    Force,
-    From,
-    Output,
-    Plot,
-    Quiet,
-    RunFiles,
-    To,
-    app,
-    check_targets,
-    finish,
-    opened,
-    vector,
-    window,
-)
+from spinmd.commands.common import Asked, Element, IgnoreElements, PathOption, PathUnits, Snap, analysis, vector
 from spinmd.errors import InputError
 
 if TYPE_CHECKING:
+    from spinmd.analysis.results import Result
     from spinmd.analysis.sqw_limits import Fields
     from spinmd.trajectory import Trajectory
 
-Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
 Axis = Annotated[
     str | None,
     typer.Option("--axis", metavar="X,Y,Z", help="of the spins [default: their mean moment, or the sublattices']"),
@@ -37,66 +21,34 @@ Segments = Annotated[
 ]
 Taper = Annotated[str, typer.Option("--window", metavar="hann|none", help="of each segment")]
 MaxEnergy = Annotated[float | None, typer.Option("--max-energy", metavar="MEV", help="the highest energy that is kept")]
-PathOption = Annotated[
-    str | None,
-    typer.Option("--path", help="through the Brillouin zone: G-H-N-G-P, or '0,0,0 1/2,0,0' [default: seekpath's]"),
-]
-PathUnits = Annotated[
-    str,
-    typer.Option("--path-units", metavar="conventional|primitive", help="reciprocal vectors that coordinates count in"),
-]
-Snap = Annotated[bool, typer.Option("--snap", help="wave vectors near the path too, not only exactly on it")]
-IgnoreElements = Annotated[
-    bool, typer.Option("--ignore-elements", help="the lattice of the sites, whatever element is on them")
-]
-
-
 MaxTime = Annotated[
     float | None, typer.Option("--max-time", metavar="PS", help="the longest time [default: a fifth of the window]")
 ]
 
 
-@app.command("autocorrelation")
+@analysis("autocorrelation")
 def autocorrelation_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
+    asked: Asked,
     of: Annotated[str, typer.Option("--of", metavar="velocities|spins", help="of what")] = "velocities",
     element: Element = None,
     max_time: MaxTime = None,
     subtract_mean: Annotated[
         bool, typer.Option("--subtract-mean", help="of each atom: correlations of deviations")
     ] = False,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Autocorrelation of velocities or spins, its integral, and diffusion."""
     from spinmd.analysis.autocorrelation import time_autocorrelation
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every)
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: time_autocorrelation(
-                one, within, of=of, element=element, max_time=max_time, subtract_mean=subtract_mean, progress=not quiet
-            ),
-            average,
+    return asked.each(
+        lambda one, within: time_autocorrelation(
+            one, within, of=of, element=element, max_time=max_time, subtract_mean=subtract_mean, progress=asked.progress
         )
-    finish(result, output, plot, quiet)
+    )
 
 
-@app.command("dos")
+@analysis("dos")
 def dos_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
+    asked: Asked,
     of: Annotated[str, typer.Option("--of", metavar="velocities|spins", help="phonons or magnons")] = "velocities",
     element: Element = None,
     axis: Axis = None,
@@ -109,88 +61,50 @@ def dos_command(
     broadening: Annotated[
         float, typer.Option("--broadening", metavar="MEV", help="standard deviation of a Gaussian that smooths lines")
     ] = 0.0,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Density of states of phonons (from velocities) or of magnons (from spins)."""
     from spinmd.analysis.dos import density_of_states
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every)
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: density_of_states(
-                one, within, of=of, element=element, axis=vector(axis, "--axis"), normalise=normalise,
-                segments=segments, taper=taper, max_energy=max_energy, broadening=broadening, progress=not quiet,
-            ),
-            average,
-        )  # fmt: skip
-    finish(result, output, plot, quiet)
+    return asked.each(
+        lambda one, within: density_of_states(
+            one, within, of=of, element=element, axis=vector(axis, "--axis"), normalise=normalise,
+            segments=segments, taper=taper, max_energy=max_energy, broadening=broadening, progress=asked.progress,
+        ))  # fmt: skip
 
 
-@app.command("energy-flow")
+@analysis("energy-flow", every=False)
 def energy_flow_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
+    asked: Asked,
     smoothing: Annotated[
         float | None, typer.Option("--smoothing", metavar="PS", help="of rates [default: a fiftieth of the window]")
     ] = None,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Energy that flows between lattice, spins and baths, and the relaxation of their temperatures."""
     from spinmd.analysis.energy_flow import flow_of_energy
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop)
-    with opened(runs) as many:
-        result = many.each(lambda one: flow_of_energy(one, within, smoothing=smoothing), average)
-    finish(result, output, plot, quiet)
+    return asked.each(lambda one, within: flow_of_energy(one, within, smoothing=smoothing))
 
 
-@app.command("msd")
+@analysis("msd")
 def msd_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
+    asked: Asked,
     max_time: MaxTime = None,
     element: Element = None,
     keep_drift: Annotated[bool, typer.Option("--keep-drift", help="of the centre of mass")] = False,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Mean square displacement; diffusion, or the amplitude of vibrations."""
     from spinmd.analysis.msd import mean_square_displacement
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every)
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: mean_square_displacement(
-                one, within, max_time=max_time, element=element, keep_drift=keep_drift, progress=not quiet
-            ),
-            average,
+    return asked.each(
+        lambda one, within: mean_square_displacement(
+            one, within, max_time=max_time, element=element, keep_drift=keep_drift, progress=asked.progress
         )
-    finish(result, output, plot, quiet)
+    )
 
 
-@app.command("sqw")
+@analysis("sqw")
 def sqw_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
+    asked: Asked,
     path: PathOption = None,
     path_units: PathUnits = "conventional",
     snap: Snap = False,
@@ -227,34 +141,29 @@ def sqw_command(
     state: Annotated[
         str, typer.Option("--state", metavar="NAME", help="at rest, for --spin-waves; see spinmd analyze spin-waves")
     ] = "auto",
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Dynamical structure factor S(q, ω) of spins or of the lattice on a path, with its branches."""
     from spinmd.analysis.sqw import dynamical_structure_factor
     from spinmd.commands.analyze_spin_waves import lay_over
 
-    if output is not None and output.suffix.lower() == ".csv":
-        raise InputError(f"a map over q and energy is no table, which CSV needs; write {output.stem}.h5", "--output")
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every)
+    if asked.output is not None and asked.output.suffix.lower() == ".csv":
+        raise InputError(
+            f"a map over q and energy is no table, which CSV needs; write {asked.output.stem}.h5", "--output"
+        )
     if spin_waves and of != "spins":
         raise InputError("spin waves are laid over the map of spins; leave out --of velocities", "--spin-waves")
 
-    def analyse(one):
+    def analyse(one, within):
         result = dynamical_structure_factor(
             one, within, path=path, path_units=path_units, snap=snap, of=of, component=component,
             axis=vector(axis, "--axis"), element=element, mass_weighted=mass_weighted, positions=positions,
             segments=segments, taper=taper, quantum=quantum, temperature=temperature, fit=fit, branches=branches,
             ignore_elements=ignore_elements, max_energy=max_energy, fields=_fields_of(one) if of == "spins" else None,
-            progress=not quiet,
+            progress=asked.progress,
         )  # fmt: skip
         return lay_over(result, one.path, state, path, path_units) if spin_waves else result
 
-    with opened(runs) as many:
-        result = many.each(analyse, average)
-    finish(result, output, plot, quiet)
+    return asked.each(analyse)
 
 
 def _fields_of(trajectory: "Trajectory") -> "Fields | None":

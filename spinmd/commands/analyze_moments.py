@@ -1,42 +1,19 @@
 """``spinmd analyze distributions`` and ``topology``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spinmd.commands.common import (
-    Average,
-    Discard,
-    Every,
-    Force,
-    From,
-    Output,
-    Plot,
-    Quiet,
-    RunFiles,
-    To,
-    app,
-    check_targets,
-    finish,
-    floats,
-    opened,
-    vector,
-    window,
-)
+from spinmd.commands.common import Asked, Element, analysis, floats, vector
 from spinmd.errors import InputError
 
-Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
+if TYPE_CHECKING:
+    from spinmd.analysis.results import Result
 
 
-@app.command("distributions")
+@analysis("distributions", discard=0.2)
 def distributions_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    discard: Discard = 0.2,
+    asked: Asked,
     element: Element = None,
     axis: Annotated[
         str | None, typer.Option("--axis", metavar="X,Y,Z", help="of the angles [default: the mean moment]")
@@ -45,51 +22,30 @@ def distributions_command(
     lengths: Annotated[
         str | None, typer.Option("--lengths", metavar="A,B", help="range of the lengths, µB [default: what occurs]")
     ] = None,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Distributions of the lengths of the moments and of their angles."""
     from spinmd.analysis.distributions import moment_distributions
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every, discard)
     limits = None if lengths is None else floats(lengths, "--lengths")
     if limits is not None and len(limits) != 2:
         raise InputError(f"expected two numbers such as 1.5,3, got {lengths!r}", "--lengths")
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: moment_distributions(
-                one, within, element=element, axis=vector(axis, "--axis"), bins=bins,
-                lengths=None if limits is None else tuple(limits), progress=not quiet,
-            ),
-            average,
-        )  # fmt: skip
-    finish(result, output, plot, quiet)
+    return asked.each(
+        lambda one, within: moment_distributions(
+            one, within, element=element, axis=vector(axis, "--axis"), bins=bins,
+            lengths=None if limits is None else tuple(limits), progress=asked.progress,
+        ))  # fmt: skip
 
 
-@app.command("topology")
+@analysis("topology")
 def topology_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
+    asked: Asked,
     normal: Annotated[str, typer.Option("--normal", metavar="X,Y,Z", help="of the layers")] = "0,0,1",
     element: Element = None,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Topological charge of each layer (skyrmion number), over time."""
     from spinmd.analysis.topology import topological_charge
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every)
     direction = vector(normal, "--normal")
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: topological_charge(one, within, normal=direction, element=element, progress=not quiet), average
-        )
-    finish(result, output, plot, quiet)
+    return asked.each(
+        lambda one, within: topological_charge(one, within, normal=direction, element=element, progress=asked.progress)
+    )

@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spinmd.commands.common import Force, Output, Plot, Quiet, app, check_targets, expanded, finish, vector
+from spinmd.commands.common import (
+    Force,
+    Output,
+    PathOption,
+    PathUnits,
+    Plot,
+    Quiet,
+    app,
+    check_targets,
+    expanded,
+    finish,
+    number,
+    vector,
+)
 from spinmd.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,13 +68,8 @@ def spin_waves_command(
         str | None,
         typer.Option("--axis", metavar="X,Y,Z", help="about which a spiral turns [default: as couplings want it]"),
     ] = None,
-    path: Annotated[
-        str | None,
-        typer.Option("--path", help="through the Brillouin zone, G-H-N or '0,0,0 1,0,0' [default: seekpath's]"),
-    ] = None,
-    path_units: Annotated[
-        str, typer.Option("--path-units", metavar="CELL", help="coordinates are of the conventional or primitive cell")
-    ] = "conventional",
+    path: PathOption = None,
+    path_units: PathUnits = "conventional",
     points: Annotated[int, typer.Option("--points", metavar="N", help="wave vectors along the path")] = 300,
     temperature: Annotated[
         str | None, typer.Option("--temperature", metavar="T", help="K or with a unit: classical intensities too")
@@ -82,7 +90,7 @@ def spin_waves_command(
     from spinmd.units import convert
 
     check_targets(output, plot, sources, force)
-    kelvin = None if temperature is None else convert(_number(temperature), "temperature", "--temperature")
+    kelvin = None if temperature is None else convert(number(temperature), "temperature", "--temperature")
     options = {
         "direction": vector(direction, "--direction"),
         "wavevector": vector(wavevector, "--wavevector"),
@@ -157,10 +165,3 @@ def smooth_path(
         stops = ends if len(ends) == 2 else [*ends, ends[0]]
         path = " ".join(",".join(f"{x:g}" for x in stop) for stop in stops)
     return sampled_path(crystal, path, points, units=units)
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -1,31 +1,15 @@
 """``spinmd analyze`` of equilibrium: magnetisation, heat capacity, temperatures, pressure, T_c, g(r), spin correlation, S(q)."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spinmd.commands.common import (
-    Average,
-    Discard,
-    Every,
-    Force,
-    From,
-    Output,
-    Plot,
-    Quiet,
-    RunFiles,
-    To,
-    app,
-    check_targets,
-    finish,
-    floats,
-    opened,
-    vector,
-    window,
-)
+from spinmd.commands.common import Asked, Element, IgnoreElements, PathOption, PathUnits, Snap, analysis, floats, vector
 from spinmd.errors import InputError
 
-Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
+if TYPE_CHECKING:
+    from spinmd.analysis.results import Result
+
 Wavevector = Annotated[
     str | None,
     typer.Option(
@@ -38,114 +22,58 @@ Bins = Annotated[int, typer.Option("--bins", help="of the histogram")]
 Range = Annotated[float | None, typer.Option("--r-max", help="largest distance, Å [default: half the cell]")]
 
 
-@app.command("magnetisation")
+@analysis("magnetisation", discard=0.2)
 def magnetisation_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    discard: Discard = 0.2,
+    asked: Asked,
     sublattices: Annotated[
         str | None, typer.Option("--sublattices", help="element, or site of the unit cell: their moments, too")
     ] = None,
     wavevector: Wavevector = None,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Magnetisation, susceptibility and Binder cumulant; of sublattices and of a staggered order."""
     from spinmd.analysis.magnetisation import magnetic_order
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every, discard)
     q = vector(wavevector, "--wavevector")
-    with opened(runs) as many:
-        series = len(many.trajectories) == 1 and not many.axes
-        result = many.each(
-            lambda one: magnetic_order(
-                one, within, sublattices=sublattices, wavevector=q, series=series, progress=not quiet
-            ),
-            average,
+    return asked.each(
+        lambda one, within: magnetic_order(
+            one, within, sublattices=sublattices, wavevector=q, series=asked.alone, progress=asked.progress
         )
-    finish(result, output, plot, quiet)
+    )
 
 
-@app.command("heat-capacity")
+@analysis("heat-capacity", discard=0.2, every=False)
 def heat_capacity_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    discard: Discard = 0.2,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+    asked: Asked,
+) -> "Result":
     """Heat capacity from fluctuations of the energy in a bath, and of a sweep from the slope dE/dT."""
     from spinmd.analysis.heat_capacity import add_slope, specific_heat
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, 1, discard)
-    with opened(runs) as many:
-        series = len(many.trajectories) == 1 and not many.axes
-        result = add_slope(many.each(lambda one: specific_heat(one, within, series=series), average))
-    finish(result, output, plot, quiet)
+    return add_slope(asked.each(lambda one, within: specific_heat(one, within, series=asked.alone)))
 
 
-@app.command("temperature")
+@analysis("temperature", discard=0.2, every=False)
 def temperature_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    discard: Discard = 0.2,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+    asked: Asked,
+) -> "Result":
     """Lattice and spin temperature, and how much they fluctuate."""
     from spinmd.analysis.temperature import temperatures
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, 1, discard)
-    with opened(runs) as many:
-        series = len(many.trajectories) == 1 and not many.axes
-        result = many.each(lambda one: temperatures(one, within, series=series), average)
-    finish(result, output, plot, quiet)
+    return asked.each(lambda one, within: temperatures(one, within, series=asked.alone))
 
 
-@app.command("pressure")
+@analysis("pressure", discard=0.2)
 def pressure_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    discard: Discard = 0.2,
+    asked: Asked,
     stress: Annotated[bool, typer.Option("--stress", help="the stress tensor too, from the frames")] = False,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Pressure, stress, volume and lattice constants."""
     from spinmd.analysis.pressure import pressure_and_cell
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every, discard)
-    with opened(runs) as many:
-        series = len(many.trajectories) == 1 and not many.axes
-        result = many.each(
-            lambda one: pressure_and_cell(
-                one, within, virial=_virial_of(one) if stress else None, series=series, progress=not quiet
-            ),
-            average,
+    return asked.each(
+        lambda one, within: pressure_and_cell(
+            one, within, virial=_virial_of(one) if stress else None, series=asked.alone, progress=asked.progress
         )
-    finish(result, output, plot, quiet)
+    )
 
 
 def _virial_of(trajectory: Any):
@@ -178,15 +106,9 @@ def _virial_of(trajectory: Any):
     return virial
 
 
-@app.command("curie")
+@analysis("curie", discard=0.2, average=False)
 def curie_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    discard: Discard = 0.2,
+    asked: Asked,
     order: Annotated[
         str | None,
         typer.Option("--order", help="magnetisation, or staggered for a Néel temperature [default: by the deck]"),
@@ -195,97 +117,61 @@ def curie_command(
     corrections: Annotated[
         bool, typer.Option("--corrections", help="take the leading correction to scaling of Heisenberg magnets out")
     ] = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Curie or Néel temperature of a sweep over temperatures: Binder crossing of several sizes, fits of one."""
     from spinmd.analysis.curie import critical_temperature
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every, discard)
     q = vector(wavevector, "--wavevector")
-    with opened(runs) as many:
-        result = critical_temperature(
-            many.trajectories, within, order=order, wavevector=q, corrections=corrections, progress=not quiet
-        )
-    finish(result, output, plot, quiet)
+    return critical_temperature(
+        asked.runs.trajectories,
+        asked.window,
+        order=order,
+        wavevector=q,
+        corrections=corrections,
+        progress=asked.progress,
+    )
 
 
-@app.command("rdf")
+@analysis("rdf", discard=0.2)
 def rdf_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    discard: Discard = 0.2,
+    asked: Asked,
     r_max: Annotated[
         float | None, typer.Option("--r-max", help="largest distance, Å [default: half the cell, at most 12]")
     ] = None,
     bins: Bins = 200,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Radial distribution function and coordination numbers, of all atoms and by pairs of elements."""
     from spinmd.analysis.rdf import radial_distribution
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every, discard)
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: radial_distribution(one, within, r_max=r_max, bins=bins, progress=not quiet), average
-        )
-    finish(result, output, plot, quiet)
+    return asked.each(
+        lambda one, within: radial_distribution(one, within, r_max=r_max, bins=bins, progress=asked.progress)
+    )
 
 
-@app.command("spin-correlation")
+@analysis("spin-correlation", discard=0.2)
 def spin_correlation_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    discard: Discard = 0.2,
+    asked: Asked,
     r_max: Range = None,
     bins: Annotated[int | None, typer.Option("--bins", help="bins of equal width instead of shells")] = None,
     element: Element = None,
     form: Annotated[
         str, typer.Option("--form", help="of the fit: ornstein-zernike or exponential")
     ] = "ornstein-zernike",
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+) -> "Result":
     """Spin pair correlation against distance, and the correlation length."""
     from spinmd.analysis.spin_correlation import pair_correlation
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every, discard)
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: pair_correlation(
-                one, within, r_max=r_max, bins=bins, element=element, form=form, progress=not quiet
-            ),
-            average,
+    return asked.each(
+        lambda one, within: pair_correlation(
+            one, within, r_max=r_max, bins=bins, element=element, form=form, progress=asked.progress
         )
-    finish(result, output, plot, quiet)
+    )
 
 
-@app.command("structure-factor")
+@analysis("structure-factor", discard=0.2)
 def structure_factor_command(
-    runs: RunFiles,
-    output: Output = None,
-    plot: Plot = None,
-    start: From = None,
-    stop: To = None,
-    every: Every = 1,
-    discard: Discard = 0.2,
-    path: Annotated[
-        str | None, typer.Option("--path", help="labels G-H-N or points '0,0,0 1,0,0' [default: seekpath's path]")
-    ] = None,
+    asked: Asked,
+    path: PathOption = None,
     plane: Annotated[
         str | None, typer.Option("--plane", metavar="'H,K,L H,K,L'", help="a map spanned by two reciprocal vectors")
     ] = None,
@@ -293,39 +179,26 @@ def structure_factor_command(
     zone: Annotated[
         bool, typer.Option("--zone", help="all wave vectors of the Brillouin zone, with the sum rule")
     ] = False,
-    units: Annotated[
-        str, typer.Option("--path-units", help="of coordinates: conventional or primitive cell")
-    ] = "conventional",
-    snap: Annotated[bool, typer.Option("--snap", help="also wave vectors beside the path")] = False,
+    path_units: PathUnits = "conventional",
+    snap: Snap = False,
     element: Element = None,
     weights: Annotated[str, typer.Option("--weights", help="directions (S/m) or moments (µB)")] = "directions",
     positions: Annotated[str, typer.Option("--positions", help="ideal or instantaneous")] = "ideal",
-    ignore_elements: Annotated[
-        bool, typer.Option("--ignore-elements", help="the lattice of the sites of an alloy")
-    ] = False,
-    average: Average = False,
-    force: Force = False,
-    quiet: Quiet = False,
-) -> None:
+    ignore_elements: IgnoreElements = False,
+) -> "Result":
     """Static structure factor S(q) of the spins on a path, in a plane or in the whole zone."""
     from spinmd.analysis.structure_factor import static_structure_factor
 
-    check_targets(output, plot, runs, force)
-    within = window(start, stop, every, discard)
     if sum((path is not None, plane is not None, zone)) > 1:
         raise InputError("choose one of --path, --plane and --zone", "--plane" if plane is not None else "--zone")
     if positions not in ("ideal", "instantaneous"):
         raise InputError(f"expected ideal or instantaneous, got {positions!r}", "--positions")
-    with opened(runs) as many:
-        result = many.each(
-            lambda one: static_structure_factor(
-                one, within, path=path, plane=_plane(plane), extent=extent, zone=zone, units=units, snap=snap,
-                element=element, weights=weights, instantaneous=positions == "instantaneous",
-                ignore_elements=ignore_elements, progress=not quiet,
-            ),
-            average,
-        )  # fmt: skip
-    finish(result, output, plot, quiet)
+    return asked.each(
+        lambda one, within: static_structure_factor(
+            one, within, path=path, plane=_plane(plane), extent=extent, zone=zone, units=path_units, snap=snap,
+            element=element, weights=weights, instantaneous=positions == "instantaneous",
+            ignore_elements=ignore_elements, progress=asked.progress,
+        ))  # fmt: skip
 
 
 def _plane(text: str | None) -> list[list[float]] | None:

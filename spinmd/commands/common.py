@@ -3,6 +3,7 @@
 Heavy modules are imported inside functions, so that ``spinmd --help`` is quick.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,19 @@ Every = Annotated[int, typer.Option("--every", metavar="N", help="every N-th fra
 Discard = Annotated[
     float, typer.Option("--discard", help="part of the last stage left out at its beginning (without --from)")
 ]
+Element = Annotated[str | None, typer.Option("--element", help="only the atoms of this element")]
+PathOption = Annotated[
+    str | None,
+    typer.Option("--path", help="through the Brillouin zone: G-H-N-G-P, or '0,0,0 1/2,0,0' [default: seekpath's]"),
+]
+PathUnits = Annotated[
+    str,
+    typer.Option("--path-units", metavar="conventional|primitive", help="reciprocal vectors that coordinates count in"),
+]
+Snap = Annotated[bool, typer.Option("--snap", help="wave vectors near the path too, not only exactly on it")]
+IgnoreElements = Annotated[
+    bool, typer.Option("--ignore-elements", help="the lattice of the sites, whatever element is on them")
+]
 Average = Annotated[bool, typer.Option("--average", help="mean over the runs (seeds), with errors from their scatter")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar, no numbers on the screen")]
 Force = Annotated[bool, typer.Option("--force", help="replace files that exist")]
@@ -57,10 +71,10 @@ def window(start: str | None, stop: str | None, every: int = 1, discard: float =
 def _time(text: str | None, place: str) -> float | None:
     from spinmd.units import convert
 
-    return None if text is None else convert(_number(text), "time", place)
+    return None if text is None else convert(number(text), "time", place)
 
 
-def _number(text: str) -> Any:
+def number(text: str) -> Any:
     try:
         return float(text)
     except ValueError:
@@ -209,15 +223,81 @@ def points(sweep: "Sweep") -> tuple[list[Path], dict[str, "np.ndarray"]]:
 
 def is_sweep(path: Path) -> bool:
     """Whether a path names the table of a sweep, or its folder."""
+    return path.is_dir() or marked(path, "spinmd_sweep")
+
+
+def marked(path: Path, attribute: str) -> bool:
+    """Whether a path is an HDF5 file with this attribute, which says what it holds."""
     import h5py
 
-    if path.is_dir():
-        return True
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return "spinmd_sweep" in file.attrs
+            return attribute in file.attrs
     except OSError:
         return False
+
+
+@dataclass
+class Asked:
+    """What a command of an analysis is asked: the runs, the part of them, and how to go about it."""
+
+    runs: Runs
+    window: "Window"
+    progress: bool
+    average: bool
+    output: Path | None
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one run, which is no point of a sweep: its time series are worth a figure."""
+        return len(self.runs.trajectories) == 1 and not self.runs.axes
+
+    def each(self, analyse: Callable[["Trajectory", "Window"], "Result"]) -> "Result":
+        """``analyse(run, window)`` of every run, as ``Runs.each``."""
+        return self.runs.each(lambda one: analyse(one, self.window), self.average)
+
+
+def analysis(name: str, *, discard: float | None = None, every: bool = True, average: bool = True) -> Callable:
+    """Decorator that makes ``spinmd analyze NAME`` of a function (asked, options of its own) -> Result.
+
+    The command has the options that all analyses share, and then those of the function, whose docstring is its help.
+    discard  default of --discard, for averages in equilibrium; None: the command has no such option
+    every, average  whether the command has these options
+    """
+
+    def register(function: Callable[..., "Result"]) -> Callable[..., "Result"]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        shared = {"runs": (RunFiles, inspect.Parameter.empty), "output": (Output, None), "plot": (Plot, None)}
+        shared |= {"start": (From, None), "stop": (To, None)}
+        shared |= {"every": (Every, 1)} if every else {}
+        shared |= {"discard": (Discard, discard)} if discard is not None else {}
+        closing = ({"average": (Average, False)} if average else {}) | {
+            "force": (Force, False),
+            "quiet": (Quiet, False),
+        }
+
+        def parameters(table: dict) -> list[inspect.Parameter]:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            return [inspect.Parameter(key, kind, default=value, annotation=of) for key, (of, value) in table.items()]
+
+        def command(**given: Any) -> None:
+            options = {one.name: given[one.name] for one in own}
+            check_targets(given["output"], given["plot"], given["runs"], given["force"])
+            within = window(given["start"], given["stop"], given.get("every", 1), given.get("discard", 0.0))
+            with opened(given["runs"]) as runs:
+                asked = Asked(runs, within, not given["quiet"], given.get("average", False), given["output"])
+                result = function(asked, **options)
+            finish(result, given["output"], given["plot"], given["quiet"])
+
+        owned = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        everything = [*parameters(shared), *owned, *parameters(closing)]
+        command.__signature__ = inspect.Signature(everything)
+        command.__annotations__ = {one.name: one.annotation for one in everything}
+        command.__doc__ = function.__doc__
+        app.command(name)(command)
+        return function
+
+    return register
 
 
 def check_targets(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from spinmd.commands.common import Force, Quiet, check_targets, floats, is_sweep, opened, vector
+from spinmd.commands.common import Force, Quiet, check_targets, floats, is_sweep, marked, opened, vector
 from spinmd.errors import InputError
 
 
@@ -38,7 +38,7 @@ def plot(
         from spinmd.sweeping.table import read_sweep
 
         plot_sweep(read_sweep(files[0]), target, None if columns is None else columns.split(","))
-    elif is_result(files[0]):
+    elif marked(files[0], "spinmd_analysis"):
         if len(files) > 1:
             raise InputError("one result makes one figure; name it alone", str(files[0]))
         from spinmd.analysis.catalogue import plot as plot_result
@@ -96,17 +96,6 @@ def view(
         many = "1 moment" if done["atoms"] == 1 else f"{done['atoms']} moments"
         print(f"frame {number}, step {done['step']}, {done['time']:g} ps: {many}{left}")
         print(f"written: {target}")
-
-
-def is_result(path: Path) -> bool:
-    """Whether a file holds the result of an analysis."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return "spinmd_analysis" in file.attrs
-    except OSError:
-        return False
 
 
 def _beside(path: Path, ending: str) -> Path:
