@@ -24,6 +24,13 @@ from spinmd.state import State
 from spinmd.units import BOLTZMANN, HBAR
 
 
+@njit(cache=True)
+def rescaled_temperature(kelvin, critical, exponent):
+    """K of the bath of classical spins that stands for ``kelvin`` of quantum ones: T_c (T/T_c)^exponent below T_c, T above."""
+    share = kelvin / critical
+    return critical * share**exponent if share < 1.0 else kelvin
+
+
 @dataclass(frozen=True)
 class Ramp:
     """A temperature in time: ``points`` (time since the start of the stage in ps, K), straight in between, constant outside."""

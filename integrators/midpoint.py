@@ -70,7 +70,7 @@ def _extrapolated(f1, f2, f3, f4, weights):
 
 
 @njit(cache=True)
-def _first_midpoint(x, y, z, fx, fy, fz, known, alpha, damped, gh, spherical):
+def first_midpoint(x, y, z, fx, fy, fz, known, alpha, damped, gh, spherical):
     """The midpoint in the extrapolated field; w₀ itself without history. The second pass has the right |w₀ + w₁| and, with
     damping, the right direction."""
     mx, my, mz = x, y, z
@@ -106,7 +106,7 @@ def _start(
             alpha = splat(0.0)
             if damped:
                 alpha = load(alphas, i)
-            mx, my, mz = _first_midpoint(x, y, z, fx, fy, fz, guess, alpha, damped, gh, spherical)
+            mx, my, mz = first_midpoint(x, y, z, fx, fy, fz, guess, alpha, damped, gh, spherical)
             store_rows4(middle, i, mx, my, mz, splat(0.0))
         for i in range(whole, last):
             s = inverse_moments[i]
@@ -118,7 +118,7 @@ def _start(
             if noisy:
                 fx, fy, fz = fx + noise[i, 0], fy + noise[i, 1], fz + noise[i, 2]
             alpha = alphas[i] if damped else 0.0
-            middle[i, 0], middle[i, 1], middle[i, 2] = _first_midpoint(
+            middle[i, 0], middle[i, 1], middle[i, 2] = first_midpoint(
                 x, y, z, fx, fy, fz, guess, alpha, damped, gh, spherical
             )
 
@@ -190,21 +190,21 @@ def _mix(natoms, g, old_g, theta, spherical, w0, result, block):
 
 
 @njit(cache=True)
-def _turned_by(dx, dy, dz, mx, my, mz, gh):
+def turned_by(dx, dy, dz, mx, my, mz, gh):
     """The field B, normal to the midpoint m, that turned a spin: w₁ − w₀ = (dx, dy, dz) = (g/ħ) h B × m."""
     scale = 1.0 / (gh * (mx * mx + my * my + mz * mz) + TINY)
     return scale * (my * dz - mz * dy), scale * (mz * dx - mx * dz), scale * (mx * dy - my * dx)
 
 
 @njit(cache=True)
-def _undamped(bx, by, bz, mx, my, mz, alpha):
+def undamped(bx, by, bz, mx, my, mz, alpha):
     """F = B − α u × B of B = (F + α u × F)/(1 + α²), both normal to u = m/|m|."""
     scale = alpha / root(mx * mx + my * my + mz * mz + TINY)
     return bx - scale * (my * bz - mz * by), by - scale * (mz * bx - mx * bz), bz - scale * (mx * by - my * bx)
 
 
 @njit(cache=True)
-def _normal(x, y, z, mx, my, mz):
+def normal_part(x, y, z, mx, my, mz):
     """The part of (x, y, z) normal to m."""
     along = (x * mx + y * my + z * mz) / (mx * mx + my * my + mz * mz + TINY)
     return x - along * mx, y - along * my, z - along * mz
@@ -224,13 +224,13 @@ def _finish(natoms, w0, middle, moments, noise, alphas, gh, spins, field, sums, 
             mx, my, mz, _ = load_rows4(middle, i)
             x, y, z = mirror(wx, wy, wz, mx, my, mz)
             dx, dy, dz = x - wx, y - wy, z - wz
-            fx, fy, fz = _turned_by(dx, dy, dz, mx, my, mz, gh)
+            fx, fy, fz = turned_by(dx, dy, dz, mx, my, mz, gh)
             m = load(moments, i)
             if damped:
-                fx, fy, fz = _undamped(fx, fy, fz, mx, my, mz, load(alphas, i))
+                fx, fy, fz = undamped(fx, fy, fz, mx, my, mz, load(alphas, i))
             if noisy:
                 nx, ny, nz = load_rows3(noise, i)
-                nx, ny, nz = _normal(nx, ny, nz, mx, my, mz)
+                nx, ny, nz = normal_part(nx, ny, nz, mx, my, mz)
                 fx, fy, fz = fx - nx, fy - ny, fz - nz
             store_rows3(field, i, fx, fy, fz)
             total = total + m * (fx * dx + fy * dy + fz * dz)
@@ -241,12 +241,12 @@ def _finish(natoms, w0, middle, moments, noise, alphas, gh, spins, field, sums, 
             mx, my, mz = middle[i, 0], middle[i, 1], middle[i, 2]
             x, y, z = mirror(wx, wy, wz, mx, my, mz)
             dx, dy, dz = x - wx, y - wy, z - wz
-            fx, fy, fz = _turned_by(dx, dy, dz, mx, my, mz, gh)
+            fx, fy, fz = turned_by(dx, dy, dz, mx, my, mz, gh)
             m = moments[i]
             if damped:
-                fx, fy, fz = _undamped(fx, fy, fz, mx, my, mz, alphas[i])
+                fx, fy, fz = undamped(fx, fy, fz, mx, my, mz, alphas[i])
             if noisy:
-                nx, ny, nz = _normal(noise[i, 0], noise[i, 1], noise[i, 2], mx, my, mz)
+                nx, ny, nz = normal_part(noise[i, 0], noise[i, 1], noise[i, 2], mx, my, mz)
                 fx, fy, fz = fx - nx, fy - ny, fz - nz
             field[i, 0], field[i, 1], field[i, 2] = fx, fy, fz
             work += m * (fx * dx + fy * dy + fz * dz)

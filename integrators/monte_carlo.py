@@ -59,19 +59,28 @@ def _greedy_colours(start, count, atoms, colours):
 
 def coloured(sites: Sites, natoms: int) -> list[np.ndarray]:
     """Atoms of each colour, ascending: no two atoms of one colour are coupled."""
-    starts, counts, atoms = [], [], []
+    owners, atoms = [], []
     for kind, values in (("iso", sites.isotropic), ("tensor", sites.tensor), ("bi", sites.biquadratic)):
         start, count, neighbours = (getattr(sites, f"{kind}_{name}") for name in ("start", "count", "atoms"))
         if len(neighbours):
             owner = np.repeat(np.arange(natoms), count)
             entries = np.concatenate([np.arange(s, s + c) for s, c in zip(start[:natoms], count, strict=True)])
             real = np.any(np.atleast_2d(values[entries].T) != 0.0, axis=0)  # padding couples nobody
-            starts.append(owner[real])
+            owners.append(owner[real])
             atoms.append(neighbours[entries][real])
-    if not starts:
-        return [np.arange(natoms)]
-    pairs = np.unique(np.stack([np.concatenate(starts), np.concatenate(atoms)]), axis=1)
-    pairs = pairs[:, pairs[0] != pairs[1]]
+    return colours_of(coupled_pairs(owners, atoms), natoms)
+
+
+def coupled_pairs(owners: list[np.ndarray], atoms: list[np.ndarray]) -> np.ndarray:
+    """(2, pairs) different atoms that are coupled, each pair once in either order, sorted, from lists of both."""
+    if not owners:
+        return np.zeros((2, 0), np.int64)
+    pairs = np.unique(np.stack([np.concatenate(owners), np.concatenate(atoms)]), axis=1)
+    return pairs[:, pairs[0] != pairs[1]]
+
+
+def colours_of(pairs: np.ndarray, natoms: int) -> list[np.ndarray]:
+    """Atoms of each colour, ascending, from ``coupled_pairs``."""
     counts = np.bincount(pairs[0], minlength=natoms)
     colours = np.zeros(natoms, np.int64)
     number = _greedy_colours(np.concatenate([[0], np.cumsum(counts)[:-1]]), counts, pairs[1], colours)
@@ -79,7 +88,7 @@ def coloured(sites: Sites, natoms: int) -> list[np.ndarray]:
 
 
 @njit(cache=True)
-def _heat_bath(wx, wy, wz, bx, by, bz, thermal, u, g, h):
+def heat_bath_direction(wx, wy, wz, bx, by, bz, thermal, u, g, h):
     """A direction from exp(w·b/k_B T), of the length of w; u uniform, g and h cosine and sine of a uniform angle about b."""
     length = math.sqrt(wx * wx + wy * wy + wz * wz)
     field = math.sqrt(bx * bx + by * by + bz * bz)
@@ -128,7 +137,7 @@ def _sweep(move, atoms, w, mobile, sites, on_site, thermal, width, seed, channel
             elif move == HEAT_BATH:
                 r = random_integers(seed, channel, step, ids[i])
                 g, h = cos_sin_turn(r[2] >> 8)
-                x, y, z = _heat_bath(wx, wy, wz, bx, by, bz, thermal, uniform_of(r[0], r[1]), g, h)
+                x, y, z = heat_bath_direction(wx, wy, wz, bx, by, bz, thermal, uniform_of(r[0], r[1]), g, h)
             else:
                 b2 = bx * bx + by * by + bz * bz
                 if b2 == 0.0:

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from spinmd.integrators.baths import Ramp, Temperatures
+from spinmd.integrators.baths import Ramp, Temperatures, rescaled_temperature
 from spinmd.parameters import Parameters, Rate, Temperature, Time
 
 
@@ -36,8 +36,7 @@ class QuantumRescaling(Parameters):
 
     def __call__(self, kelvin: float) -> float:
         """K of the bath that stands for ``kelvin``."""
-        share = kelvin / self.critical_temperature
-        return self.critical_temperature * share**self.exponent if share < 1.0 else kelvin
+        return rescaled_temperature(kelvin, self.critical_temperature, self.exponent)
 
 
 _TEMPERATURE, _RATE, _NUMBER = (TypeAdapter(kind) for kind in (Temperature, Rate, float))

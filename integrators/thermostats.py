@@ -15,7 +15,7 @@ from spinmd.errors import InputError
 from spinmd.integrators.baths import Ramp
 from spinmd.integrators.held import degrees_of_freedom, thermal_motion
 from spinmd.protocols import OK, Aux, Status
-from spinmd.rng import GLOBAL_CHANNEL
+from spinmd.rng import GLOBAL_CHANNEL, gamma, normal4
 from spinmd.state import State
 from spinmd.units import BOLTZMANN
 
@@ -23,6 +23,55 @@ AT_REST = 1.0e-3  # of the kinetic energy that a thermostat aims at
 CHAIN = 3  # thermostats in a Nosé-Hoover chain
 OUTER = 1.0 / (2.0 - 2.0 ** (1.0 / 3.0))
 WEIGHTS = (OUTER, 1.0 - 2.0 * OUTER, OUTER)  # of Suzuki and Yoshida, fourth order
+
+
+@njit(cache=True)
+def new_kinetic_energy(kinetic, thermal, freedom, relaxation, seed, channel, step):
+    """K(h) of stochastic velocity rescaling (see ``VelocityRescaling``), eV, and the factor of the velocities.
+
+    kinetic K(0) above zero and thermal k_B T in eV;  freedom n_f;  relaxation h/τ;  the rest names the noise
+    """
+    g, _, _, _ = normal4(seed, channel, step, 0)
+    chi2 = 2.0 * gamma(0.5 * (freedom - 1), seed, channel, step) if freedom > 1 else 0.0
+    c = math.exp(-relaxation)
+    share = 0.5 * thermal * (1.0 - c)  # K̄ (1 − c)/n_f
+    along = math.sqrt(c * kinetic) + g * math.sqrt(
+        share
+    )  # the new velocities' part along the old ones: its sign counts
+    new = along * along + share * chi2
+    return new, math.copysign(math.sqrt(new / kinetic), along)
+
+
+@njit(cache=True)
+def _pushed(omega, slower, step, surplus, mass):
+    """ω after half of ``step``, driven by the ``surplus`` (eV) of what it controls and slowed by the next in the chain."""
+    slowed = math.exp(-0.25 * step * slower)
+    return (omega * slowed + 0.5 * step * surplus / mass) * slowed
+
+
+@njit(cache=True)
+def chain_step(kinetic, thermal, freedom, outer, inner, step, w0, w1, w2, e0, e1, e2, stored):
+    """One of the three steps of Suzuki and Yoshida, of ``step`` ps, of a Nosé-Hoover chain (see ``NoseHooverChain``).
+
+    kinetic, thermal  K and k_B T in eV;  outer, inner  Q_1 and Q_2 = Q_3, eV ps²;  w0 ... w2  ω in 1/ps;  e0 ... e2  η;
+    stored  Σ ∫ n k_B T dη, eV. Returns kinetic, w0 ... w2, e0 ... e2 and stored.
+    """
+    w2 = _pushed(w2, 0.0, step, inner * w1 * w1 - thermal, inner)
+    w1 = _pushed(w1, w2, step, outer * w0 * w0 - thermal, inner)
+    w0 = _pushed(w0, w1, step, 2.0 * kinetic - freedom * thermal, outer)
+    kinetic *= math.exp(-2.0 * step * w0)
+    e0, e1, e2 = e0 + step * w0, e1 + step * w1, e2 + step * w2
+    stored += thermal * step * (freedom * w0 + w1 + w2)
+    w0 = _pushed(w0, w1, step, 2.0 * kinetic - freedom * thermal, outer)
+    w1 = _pushed(w1, w2, step, outer * w0 * w0 - thermal, inner)
+    w2 = _pushed(w2, 0.0, step, inner * w1 * w1 - thermal, inner)
+    return kinetic, w0, w1, w2, e0, e1, e2, stored
+
+
+@njit(cache=True)
+def chain_energy(outer, inner, w0, w1, w2, stored):
+    """Σ Q ω²/2 + Σ ∫ n k_B T dη, eV; arguments as for ``chain_step``."""
+    return 0.5 * (outer * w0 * w0 + inner * (w1 * w1 + w2 * w2)) + stored
 
 
 @njit(cache=True, parallel=True)
@@ -81,19 +130,10 @@ class VelocityRescaling(Thermostat):
         freedom = degrees_of_freedom(state, aux)
         if kinetic == 0.0:  # a lattice at rest has no direction to go; it starts to move by its forces
             return OK
-        seed = int(aux.globals["lattice_noise"][0]) & 0xFFFFFFFFFFFFFFFF
-        # numpy's generator as a pure function of (seed, channel, step): nothing to keep
-        noise = np.random.Generator(
-            np.random.Philox(key=[seed, GLOBAL_CHANNEL + turn], counter=[0, 0, 0, state.clock.step])
-        )
-        g, chi2 = noise.standard_normal(), noise.chisquare(freedom - 1) if freedom > 1 else 0.0
-        c = math.exp(-h / self.time)
-        share = 0.5 * self.thermal(state, aux) * (1.0 - c)  # K̄ (1 − c)/n_f
-        along = math.sqrt(c * kinetic) + g * math.sqrt(
-            share
-        )  # the new velocities' part along the old ones: its sign counts
-        new = along * along + share * chi2
-        _rescale(state.natoms, state.velocities, drift, math.copysign(math.sqrt(new / kinetic), along), BLOCK)
+        seed, channel = int(aux.globals["lattice_noise"][0]), GLOBAL_CHANNEL + turn
+        thermal = self.thermal(state, aux)
+        new, factor = new_kinetic_energy(kinetic, thermal, freedom, h / self.time, seed, channel, state.clock.step)
+        _rescale(state.natoms, state.velocities, drift, factor, BLOCK)
         aux.globals["lattice_heat"][0] += kinetic - new
         return OK
 
@@ -123,38 +163,21 @@ class NoseHooverChain(Thermostat):
 
     def flow(self, state: State, aux: Aux, model, h: float, turn: int = 0) -> Status:
         """The chain and the velocities for ``h`` ps."""
-        freedom = degrees_of_freedom(state, aux)
-        thermal = self.thermal(state, aux)
-        number = np.ones(CHAIN)
-        number[0] = freedom
-        mass = number * BOLTZMANN * max(kelvin for _, kelvin in self.ramp.points) * self.time**2
-        omega, eta = aux.globals["chain_velocity"], aux.globals["chain_position"]
+        freedom, thermal = degrees_of_freedom(state, aux), self.thermal(state, aux)
+        outer, inner = self.masses(freedom)
+        omega, eta, energy = (aux.globals[f"chain_{name}"] for name in ("velocity", "position", "energy"))
         before, drift = thermal_motion(state, aux)
-        kinetic = before
-        stored = self._energy(aux, mass)
+        kinetic, stored = before, chain_energy(outer, inner, *omega, energy[0])
         for weight in WEIGHTS:
-            step = weight * h
-            for k in reversed(range(CHAIN)):
-                self._push(k, step, kinetic, thermal, number, mass, omega)
-            kinetic *= math.exp(-2.0 * step * omega[0])
-            eta += step * omega
-            aux.globals["chain_energy"][0] += thermal * step * float(number @ omega)
-            for k in range(CHAIN):
-                self._push(k, step, kinetic, thermal, number, mass, omega)
+            kinetic, *moved = chain_step(kinetic, thermal, freedom, outer, inner, weight * h, *omega, *eta, energy[0])
+            omega[:], eta[:], energy[0] = moved[:3], moved[3:6], moved[6]
         if before > 0.0:
             _rescale(state.natoms, state.velocities, drift, math.sqrt(kinetic / before), BLOCK)
         # the account takes the extended energy, so that ``conserved`` shows the chain's own error too
-        aux.globals["lattice_heat"][0] += self._energy(aux, mass) - stored
+        aux.globals["lattice_heat"][0] += chain_energy(outer, inner, *omega, energy[0]) - stored
         return OK
 
-    @staticmethod
-    def _push(k: int, step: float, kinetic: float, thermal: float, number, mass, omega) -> None:
-        """Half of ``step`` for ω_k, driven by what it controls and slowed by the next in the chain."""
-        drive = 2.0 * kinetic if k == 0 else mass[k - 1] * omega[k - 1] ** 2
-        slowed = math.exp(-0.25 * step * omega[k + 1]) if k + 1 < CHAIN else 1.0
-        omega[k] = (omega[k] * slowed + 0.5 * step * (drive - number[k] * thermal) / mass[k]) * slowed
-
-    @staticmethod
-    def _energy(aux: Aux, mass: np.ndarray) -> float:
-        """Σ Q ω²/2 + Σ ∫ n k_B T dη, eV."""
-        return 0.5 * float(mass @ aux.globals["chain_velocity"] ** 2) + float(aux.globals["chain_energy"][0])
+    def masses(self, freedom: int) -> tuple[float, float]:
+        """Q_1, and Q_2 = Q_3, eV ps²."""
+        inner = BOLTZMANN * max(kelvin for _, kelvin in self.ramp.points) * self.time**2
+        return freedom * inner, inner

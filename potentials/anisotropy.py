@@ -18,7 +18,7 @@ from spinmd.errors import InputError
 from spinmd.parameters import Energy, Parameters, Vector
 from spinmd.potentials.base import Term
 from spinmd.protocols import OK, Need, SpinTerm, Status
-from spinmd.spin_laws import cubic_energy, cubic_field
+from spinmd.spin_laws import cubic_energy, cubic_field, uniaxial_law
 
 
 class UniaxialParameters(Parameters):
@@ -64,12 +64,12 @@ def _uniaxial(natoms, directions, inverse_moments, active, k, n, want_field, fie
         for i in range(b * block, min((b + 1) * block, natoms)):
             if not active[i]:
                 continue
-            c = directions[i, 0] * n[0] + directions[i, 1] * n[1] + directions[i, 2] * n[2]
-            energy -= k * c * c
+            e, hx, hy, hz = uniaxial_law(directions[i, 0], directions[i, 1], directions[i, 2], k, n[0], n[1], n[2])
+            energy += e
             if want_field:
-                h = 2.0 * k * c * inverse_moments[i]
-                for a in range(3):
-                    fields[i, a] += h * n[a]
+                fields[i, 0] += hx * inverse_moments[i]
+                fields[i, 1] += hy * inverse_moments[i]
+                fields[i, 2] += hz * inverse_moments[i]
         sums[b] = energy
 
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from spinmd.errors import InputError
 from spinmd.parameters import Angle, InputFile, MagneticField, Parameters, Rate, Time, Vector
+from spinmd.potentials.drive_laws import GAUSSIAN, SINC, SQUARE, carrier, pulse_size, ramp_share, repeated
 
 FieldVector = tuple[MagneticField, MagneticField, MagneticField]
 ZERO = (0.0, 0.0, 0.0)
@@ -31,7 +32,7 @@ class RampField(Parameters):
 
     def at(self, t):
         """B (..., 3) in T at t ps."""
-        share = np.clip((np.asarray(t, float) - self.begin) / self.time, 0.0, 1.0)[..., None]
+        share = _each(ramp_share, t, self.begin, self.time)[..., None]
         return np.array(self.start) * (1.0 - share) + np.array(self.end) * share
 
 
@@ -51,9 +52,13 @@ class PointsField(Parameters):
             _refuse(wrong)
         return self
 
+    def rows(self) -> np.ndarray:
+        """(n, 4) times and fields."""
+        return np.column_stack((self.times, self.fields))
+
     def at(self, t):
         """B (..., 3) in T at t ps."""
-        return _interpolated(np.array(self.times), np.array(self.fields), self.repeat, t)
+        return _interpolated(self.rows(), self.repeat, t)
 
 
 class SineField(Parameters):
@@ -68,8 +73,8 @@ class SineField(Parameters):
 
     def at(self, t):
         """B (..., 3) in T at t ps."""
-        angle = _angle(self.frequency, self.phase, np.asarray(t, float) - self.begin)[..., None]
-        return np.array(self.offset) + np.array(self.amplitude) * np.sin(angle)
+        sine = _each(carrier, t, self.frequency, self.phase, self.begin)[..., 1, None]
+        return np.array(self.offset) + np.array(self.amplitude) * sine
 
 
 class PulseField(Parameters):
@@ -90,15 +95,13 @@ class PulseField(Parameters):
 
     def at(self, t):
         """B (..., 3) in T at t ps."""
-        since = np.asarray(t, float) - self.centre
-        if self.envelope == "gaussian":
-            size = np.exp(-0.5 * (since / self.width) ** 2)
-        elif self.envelope == "square":
-            size = np.where(np.abs(since) <= 0.5 * self.width, 1.0, 0.0)
-        else:
-            size = np.sinc(2.0 * since / self.width)
-        size = size * np.cos(_angle(self.frequency, self.phase, since))
+        size = _each(pulse_size, t, self.centre, self.width, self.shape, self.frequency, self.phase)
         return np.array(self.offset) + np.array(self.amplitude) * size[..., None]
+
+    @property
+    def shape(self) -> int:
+        """The envelope as ``drive_laws`` knows it."""
+        return {"gaussian": GAUSSIAN, "square": SQUARE, "sinc": SINC}[self.envelope]
 
 
 class RotatingField(Parameters):
@@ -120,10 +123,15 @@ class RotatingField(Parameters):
 
     def at(self, t):
         """B (..., 3) in T at t ps (Rodrigues' formula)."""
-        angle = _angle(self.frequency, self.phase, np.asarray(t, float) - self.begin)[..., None]
+        still, cosine, sine = self.vectors()
+        turned = _each(carrier, t, self.frequency, self.phase, self.begin)
+        return still + cosine * turned[..., :1] + sine * turned[..., 1:]
+
+    def vectors(self) -> np.ndarray:
+        """(3, 3) T, rows: what stands still, what goes with the cosine of the angle, and what with its sine."""
         n, b = np.array(self.axis) / np.linalg.norm(self.axis), np.array(self.amplitude)
         along = (n @ b) * n
-        return np.array(self.offset) + along + (b - along) * np.cos(angle) + np.cross(n, b) * np.sin(angle)
+        return np.array([np.array(self.offset) + along, b - along, np.cross(n, b)])
 
 
 class FileField(Parameters):
@@ -145,8 +153,7 @@ class FileField(Parameters):
 
     def at(self, t):
         """B (..., 3) in T at t ps."""
-        rows = self.rows()
-        return _interpolated(rows[:, 0], rows[:, 1:], self.repeat, t)
+        return _interpolated(self.rows(), self.repeat, t)
 
 
 DRIVES = {
@@ -187,9 +194,11 @@ FieldInTime = Annotated[
 ]
 
 
-def _angle(frequency: float, phase: float, time) -> np.ndarray:
-    """2π f t + phase, with the phase in degrees, in radians."""
-    return 2.0 * np.pi * frequency * time + np.radians(phase)
+def _each(law, t, *constants) -> np.ndarray:
+    """A scalar law at t, a number or an array (...): (...) or, for a law with two results, (..., 2)."""
+    t = np.asarray(t, float)
+    values = np.array([law(one, *constants) for one in t.ravel().tolist()], dtype=float)
+    return values.reshape(t.shape + values.shape[1:])
 
 
 def _wrong_times(times: np.ndarray, repeat: bool) -> str:
@@ -203,12 +212,11 @@ def _refuse(text: str) -> None:
     raise PydanticCustomError("field", "{text}", {"text": text})
 
 
-def _interpolated(times: np.ndarray, values: np.ndarray, repeat: bool, t) -> np.ndarray:
-    """(..., 3) at t, straight between ``times`` (n,) and ``values`` (n, 3)."""
-    t = np.asarray(t, float)
-    if repeat:
-        t = times[0] + np.mod(t - times[0], times[-1] - times[0])
-    return np.stack([np.interp(t, times, values[:, k]) for k in range(3)], axis=-1)
+def _interpolated(rows: np.ndarray, repeat: bool, t) -> np.ndarray:
+    """(..., 3) at t, straight between ``rows`` (n, 4) of time and field."""
+    times = rows[:, 0]
+    t = _each(repeated, t, times[0], times[-1]) if repeat else np.asarray(t, float)
+    return np.stack([np.interp(t, times, rows[:, k]) for k in (1, 2, 3)], axis=-1)
 
 
 def _read(file: Path) -> np.ndarray:

@@ -37,18 +37,30 @@ from spinmd.simd import (
 
 
 @njit(cache=True)
-def embedding_law(rho, rows, first, count, inverse_drho):
-    """F(ρ) in eV and F'(ρ); beyond the table F goes on as a straight line (as in LAMMPS)."""
+def embedding_place(rho, count, inverse_drho):
+    """Row of the table of F at ρ, and the fraction within it; the last row beyond the table."""
     x = rho * inverse_drho
     m = min(max(int(x), 0), count - 2)
-    t = min(x - m, 1.0)
-    c1, c2, c3 = rows[first + m, 1], rows[first + m, 2], rows[first + m, 3]
+    return m, min(x - m, 1.0)
+
+
+@njit(cache=True)
+def embedding_value(rho, c0, c1, c2, c3, t, count, inverse_drho):
+    """F(ρ) in eV and F'(ρ) from the cubic of its row; beyond the table F goes on as a straight line (as in LAMMPS)."""
     slope = cubic_slope(c1, c2, c3, t) * inverse_drho
-    value = cubic(rows[first + m, 0], c1, c2, c3, t)
+    value = cubic(c0, c1, c2, c3, t)
     end = (count - 1) / inverse_drho
     if rho > end:
         value += slope * (rho - end)
     return value, slope
+
+
+@njit(cache=True)
+def embedding_law(rho, rows, first, count, inverse_drho):
+    """F(ρ) in eV and F'(ρ) from the table that begins at row ``first``."""
+    m, t = embedding_place(rho, count, inverse_drho)
+    at = first + m
+    return embedding_value(rho, rows[at, 0], rows[at, 1], rows[at, 2], rows[at, 3], t, count, inverse_drho)
 
 
 @njit(cache=True)

@@ -34,18 +34,26 @@ def morse(r, depth, alpha, r0):
 
 @njit(cache=True)
 def radial_law(law, r, constants, rows, inverse_spacing):
-    """v(r) and v'(r). ``constants``: three of the law, the shift, the cutoff and the width of the smooth end."""
+    """v(r) and v'(r). ``constants`` (6,) are those of ``formula``; ``rows`` and ``inverse_spacing`` of a table."""
     if law == TABLE:
         return table_value(rows, inverse_spacing, r), table_slope(rows, inverse_spacing, r)
+    return formula(law, r, constants[0], constants[1], constants[2], constants[3], constants[4], constants[5])
+
+
+@njit(cache=True)
+def formula(law, r, a, b, c, shift, cutoff, smoothing):
+    """v(r) and v'(r) of a law that is no table.
+
+    a, b, c  constants of the law;  shift, subtracted;  cutoff and the width of the smooth end before it
+    """
     if law == INVERSE_CUBE:
-        value = constants[0] / (r * r * r)
+        value = a / (r * r * r)
         return value, -3.0 * value / r
     if law == LENNARD_JONES:
-        value, slope = lennard_jones(r, constants[0], constants[1])
+        value, slope = lennard_jones(r, a, b)
     else:
-        value, slope = morse(r, constants[0], constants[1], constants[2])
-    value -= constants[3]
-    cutoff, smoothing = constants[4], constants[5]
+        value, slope = morse(r, a, b, c)
+    value -= shift
     if smoothing > 0.0:
         end = smooth_end(r, cutoff, smoothing)
         slope = slope * end + value * smooth_end_slope(r, cutoff, smoothing)
@@ -65,12 +73,15 @@ def biquadratic(v, dv, ux, uy, uz, ax, ay, az, bx, by, bz, offset):
 
 @njit(cache=True)
 def chiral(v, dv, r, ux, uy, uz, ax, ay, az, bx, by, bz, matrix):
-    """E = −D·(a × b), D = v M u (Dzyaloshinskii-Moriya): M is 1 for D along the bond, [n]× for D = v n × u."""
+    """E = −D·(a × b), D = v M u (Dzyaloshinskii-Moriya): M is 1 for D along the bond, [n]× for D = v n × u.
+
+    ``matrix`` is M by rows, a tuple of nine numbers.
+    """
     cx, cy, cz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
     # w = Mᵀ (a × b), so that E = −v u·w
-    wx = matrix[0, 0] * cx + matrix[1, 0] * cy + matrix[2, 0] * cz
-    wy = matrix[0, 1] * cx + matrix[1, 1] * cy + matrix[2, 1] * cz
-    wz = matrix[0, 2] * cx + matrix[1, 2] * cy + matrix[2, 2] * cz
+    wx = matrix[0] * cx + matrix[3] * cy + matrix[6] * cz
+    wy = matrix[1] * cx + matrix[4] * cy + matrix[7] * cz
+    wz = matrix[2] * cx + matrix[5] * cy + matrix[8] * cz
     along = ux * wx + uy * wy + uz * wz
     radial = -dv * along + v * along / r
     across = -v / r
@@ -89,12 +100,22 @@ def chiral(v, dv, r, ux, uy, uz, ax, ay, az, bx, by, bz, matrix):
 
 @njit(cache=True)
 def chiral_vector(v, ux, uy, uz, matrix):
-    """D = v M u, eV."""
+    """D = v M u, eV; M by rows."""
     return (
-        v * (matrix[0, 0] * ux + matrix[0, 1] * uy + matrix[0, 2] * uz),
-        v * (matrix[1, 0] * ux + matrix[1, 1] * uy + matrix[1, 2] * uz),
-        v * (matrix[2, 0] * ux + matrix[2, 1] * uy + matrix[2, 2] * uz),
+        v * (matrix[0] * ux + matrix[1] * uy + matrix[2] * uz),
+        v * (matrix[3] * ux + matrix[4] * uy + matrix[5] * uz),
+        v * (matrix[6] * ux + matrix[7] * uy + matrix[8] * uz),
     )
+
+
+@njit(cache=True)
+def dipolar_tensor(w, ux, uy, uz):
+    """w (3 u uᵀ − 1) by rows, eV: e_iᵀ T e_j is minus the dipole energy of a pair, w = k m_i m_j/r³."""
+    return (
+        w * (3.0 * ux * ux - 1.0), w * 3.0 * ux * uy, w * 3.0 * ux * uz,
+        w * 3.0 * uy * ux, w * (3.0 * uy * uy - 1.0), w * 3.0 * uy * uz,
+        w * 3.0 * uz * ux, w * 3.0 * uz * uy, w * (3.0 * uz * uz - 1.0),
+    )  # fmt: skip
 
 
 @njit(cache=True)

@@ -11,10 +11,25 @@ from numba import njit, prange
 
 from spinmd.backend import BLOCK, block_count
 from spinmd.potentials.base import Term
-from spinmd.potentials.pair_laws import BIQUADRATIC, CHIRAL, SCALAR, TABLE, chiral_vector, pair_law, radial_law
+from spinmd.potentials.pair_laws import (
+    BIQUADRATIC,
+    CHIRAL,
+    SCALAR,
+    TABLE,
+    chiral_vector,
+    dipolar_tensor,
+    pair_law,
+    radial_law,
+)
 from spinmd.protocols import OK, Need, SpinTerm, Status
 
 _NO_ROWS = np.zeros((1, 4))
+
+
+@njit(cache=True)
+def by_rows(m):
+    """The nine numbers of a (3, 3) array."""
+    return m[0, 0], m[0, 1], m[0, 2], m[1, 0], m[1, 1], m[1, 2], m[2, 0], m[2, 1], m[2, 2]
 
 
 @njit(cache=True, parallel=True)
@@ -27,6 +42,7 @@ def evaluate_pairs(
     ``vectors`` (N, 3) is s_i of the law, ``scale`` (N,) = ∂s_i/∂S_i; atoms with scale 0 take no part.
     """
     for b in prange(sums.shape[0]):
+        numbers = by_rows(matrix)
         energy = 0.0
         xx, xy, xz, yx, yy, yz, zx, zy, zz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for i in range(b * block, min((b + 1) * block, natoms)):
@@ -49,7 +65,7 @@ def evaluate_pairs(
                 v, dv = radial_law(law, r, constants, rows, inverse_spacing)
                 e, gx, gy, gz, tx, ty, tz = pair_law(
                     coupling, v, dv, r, dx / r, dy / r, dz / r, ax, ay, az, vectors[j, 0], vectors[j, 1], vectors[j, 2],
-                    offset, matrix,
+                    offset, numbers,
                 )  # fmt: skip
                 energy += e
                 fx, fy, fz = fx + gx, fy + gy, fz + gz
@@ -83,6 +99,7 @@ def freeze_pairs(
     Zero beyond the cutoff, for padding, and for atoms that take no part.
     """
     for b in prange((natoms + block - 1) // block):
+        numbers = by_rows(matrix)
         for i in range(b * block, min((b + 1) * block, natoms)):
             for k in range(start[i], start[i + 1]):
                 image = neighbours[k]
@@ -102,14 +119,14 @@ def freeze_pairs(
                 if coupling == BIQUADRATIC:
                     out[k, 0] = v
                 elif coupling == CHIRAL:
-                    x, y, z = chiral_vector(v, ux, uy, uz, matrix)
+                    x, y, z = chiral_vector(v, ux, uy, uz, numbers)
                     out[k, 1], out[k, 2], out[k, 5] = z, -y, x
                     out[k, 3], out[k, 6], out[k, 7] = -z, y, -x
                 else:
-                    w = v * moments[i] * moments[j]
-                    out[k, 0], out[k, 1], out[k, 2] = w * (3.0 * ux * ux - 1.0), w * 3.0 * ux * uy, w * 3.0 * ux * uz
-                    out[k, 3], out[k, 4], out[k, 5] = w * 3.0 * uy * ux, w * (3.0 * uy * uy - 1.0), w * 3.0 * uy * uz
-                    out[k, 6], out[k, 7], out[k, 8] = w * 3.0 * uz * ux, w * 3.0 * uz * uy, w * (3.0 * uz * uz - 1.0)
+                    tensor = dipolar_tensor(v * moments[i] * moments[j], ux, uy, uz)
+                    out[k, 0], out[k, 1], out[k, 2] = tensor[0], tensor[1], tensor[2]
+                    out[k, 3], out[k, 4], out[k, 5] = tensor[3], tensor[4], tensor[5]
+                    out[k, 6], out[k, 7], out[k, 8] = tensor[6], tensor[7], tensor[8]
 
 
 class PairTerm(Term):

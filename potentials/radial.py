@@ -160,7 +160,7 @@ def cubic(c0, c1, c2, c3, t):
 @njit(cache=True)
 def cubic_slope(c1, c2, c3, t):
     """Derivative of ``cubic`` with respect to t."""
-    return c1 + t * (2.0 * c2 + 3.0 * t * c3)
+    return c1 + t * (c2 + c2 + t * (c3 + c3 + c3))
 
 
 @njit(cache=True)

@@ -14,13 +14,29 @@ TINY = 1.0e-300  # keeps a vanished spin, w = 0, from dividing by zero
 
 
 @njit(cache=True)
-def quadratic_field(ex, ey, ez, q):
-    """H = 2 Q e of E = −eᵀ Q e, Q symmetric (3, 3) in eV (uniaxial anisotropy: Q = K n nᵀ)."""
+def quadratic_law(ex, ey, ez, xx, xy, xz, yx, yy, yz, zx, zy, zz):
+    """H = 2 Q e of E = −eᵀ Q e, Q symmetric in eV (uniaxial anisotropy: Q = K n nᵀ), here by rows."""
     return (
-        2.0 * (q[0, 0] * ex + q[0, 1] * ey + q[0, 2] * ez),
-        2.0 * (q[1, 0] * ex + q[1, 1] * ey + q[1, 2] * ez),
-        2.0 * (q[2, 0] * ex + q[2, 1] * ey + q[2, 2] * ez),
+        2.0 * (xx * ex + xy * ey + xz * ez),
+        2.0 * (yx * ex + yy * ey + yz * ez),
+        2.0 * (zx * ex + zy * ey + zz * ez),
     )
+
+
+@njit(cache=True)
+def quadratic_field(ex, ey, ez, q):
+    """``quadratic_law`` of an array q (3, 3)."""
+    return quadratic_law(
+        ex, ey, ez, q[0, 0], q[0, 1], q[0, 2], q[1, 0], q[1, 1], q[1, 2], q[2, 0], q[2, 1], q[2, 2]
+    )  # fmt: skip
+
+
+@njit(cache=True)
+def uniaxial_law(ex, ey, ez, k, nx, ny, nz):
+    """E = −K (e·n)² and H = −∂E/∂e = 2 K (e·n) n, eV: four numbers."""
+    c = ex * nx + ey * ny + ez * nz
+    h = 2.0 * k * c
+    return -k * c * c, h * nx, h * ny, h * nz
 
 
 @njit(cache=True)

@@ -80,7 +80,7 @@ def pack_invariants(prior: Prior, nets: list[Net] | None, present: np.ndarray, r
         for g, (group, names) in enumerate(GROUPS.items()):
             start[kind, g] = len(places)
             if group in prior.groups:
-                place_of = _places(prior, element, present, group, names, row_of, factors)
+                place_of = feature_places(prior, element, present, group, names, row_of, factors)
                 sizes[kind, g] = len(place_of)
                 places += [place + 8 * c for c in range(COMPONENTS[group]) for place in place_of]
                 most = max(most, len(place_of) + 1)
@@ -110,7 +110,7 @@ def pack_invariants(prior: Prior, nets: list[Net] | None, present: np.ndarray, r
     )  # fmt: skip
 
 
-def _places(prior: Prior, element: int, present, group: str, names, row_of, factors: int) -> list[int]:
+def feature_places(prior: Prior, element: int, present, group: str, names, row_of, factors: int) -> list[int]:
     """Places in x of the first component of the sums of a group, in the order of the prior's features (n_i left out).
 
     A sum over an element that the state does not have is zero: its place is −1.

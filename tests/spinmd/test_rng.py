@@ -107,3 +107,10 @@ def test_uniform_numbers():
     assert 1.0 - 1e-15 < rng.uniform_of(0xFFFFFFFF, 0xFFFFFFFF) < 1.0
     assert np.isfinite(rng.radius_of(0, 0)) and rng.radius_of(0, 0) < 7.6
     assert rng.radius_of(0xFFFFFFFF, 255) > 0.0
+
+
+@pytest.mark.parametrize("shape", [1.0, 2.5, 60.0])
+def test_gamma_has_its_distribution(shape):
+    values = np.array([rng.gamma(shape, 7, rng.GLOBAL_CHANNEL, step) for step in range(4000)])
+    assert stats.kstest(values, stats.gamma(shape).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.06
