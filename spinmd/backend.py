@@ -35,9 +35,8 @@ def aligned_zeros(shape, alignment: int = 64) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Backend:
-    """What potentials are told in ``prepare``: the device ("cpu") and the number of threads."""
+    """What potentials are told in ``prepare``: the number of threads. The GPU's terms are made of prepared ones (see ``cuda``)."""
 
-    device: str = "cpu"
     threads: int = 1
 
 
@@ -46,14 +45,12 @@ def available_threads() -> int:
     return int(numba.config.NUMBA_NUM_THREADS)
 
 
-def make_backend(device: str = "cpu", threads: int | None = None) -> Backend:
+def make_backend(threads: int | None = None) -> Backend:
     """A backend; ``threads`` None means all cores that this process may use. Raises InputError for what is not there."""
-    if device != "cpu":
-        raise InputError(f"this version computes on the CPU only, device {device!r} is not available", "--device")
     available = available_threads()
     if threads is None:
         threads = available
     if not 1 <= threads <= available:
         raise InputError(f"{threads} threads asked for, this process may use 1 to {available}", "--threads")
     numba.set_num_threads(threads)
-    return Backend(device, threads)
+    return Backend(threads)

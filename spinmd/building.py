@@ -6,6 +6,7 @@ written.
 """
 
 import inspect
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from spinmd import registry
 from spinmd.backend import BLOCK, Backend, available_threads, make_backend
 from spinmd.complaints import raise_all
 from spinmd.deck import Deck, PotentialTable, Stage, load_deck
+from spinmd.device import check_device, check_terms, precision_of
 from spinmd.errors import InputError
 from spinmd.integrators.build import build_integrator
 from spinmd.integrators.temperatures import RAMP_KEYS
@@ -38,13 +40,15 @@ def build(
     threads: int | None = None,
     force: bool = False,
     output: bool = True,
+    here: bool = True,
 ) -> Simulation:
     """A Simulation from a deck (or what ``load_deck`` takes), ready to run.
 
-    device   "cpu" (this version computes there only)
+    device   "cpu" or "cuda", overriding run.device
     threads  CPU threads, overriding run.threads; None: as the deck says, else one for every 512 atoms, at most all
     force    let the run replace an output file that exists
     output   False: write nothing, whatever [output] says
+    here     False: the run is for another machine, so that a GPU it asks for need not be on this one
 
     Raises InputError, with places in the deck, for everything that does not fit; nothing has been written then.
     """
@@ -52,7 +56,7 @@ def build(
         deck = load_deck(deck, overrides)
     elif overrides:
         deck = load_deck(deck.tables, overrides, folder=deck.folder)
-    check_device(device)
+    device = asked_device(deck, device, here)
     threads = asked_threads(deck, threads)
     if output:
         check_outputs(deck, force)
@@ -61,11 +65,11 @@ def build(
     if output and deck.output is not None:
         with _Located(deck, ()):
             deck.output.chosen(state)
-    return assemble(deck, state, threads, output=output, force=force)
+    return assemble(deck, state, threads, device=device, output=output, force=force)
 
 
 def assemble(
-    deck: Deck, state: State, threads: int | None = None, *, output: bool = True, force: bool = False,
+    deck: Deck, state: State, threads: int | None = None, *, device: str = "cpu", output: bool = True, force: bool = False,
     past: Past | None = None, history: Mapping[str, np.ndarray] | None = None,
 ) -> Simulation:  # fmt: skip
     """A Simulation of a state that is there: models and integrators of all stages that are still to run.
@@ -95,7 +99,9 @@ def assemble(
         with _Located(deck, at):
             make = _StageMaker(deck, stage, maker, state, at, groups) if index >= present else None
             runs.append(StageRun(stage, make, owns[index]))
-    return Simulation(deck, state, runs, output=output, force=force, past=past)
+        if device != "cpu" and index >= present:
+            check_stage_on_device(deck, stage, maker.model, at)
+    return Simulation(deck, state, runs, device=device, output=output, force=force, past=past)
 
 
 def make_groups(deck: Deck, state: State) -> dict[str, np.ndarray]:
@@ -169,13 +175,41 @@ def check_outputs(deck: Deck, force: bool) -> None:
         check_stages([stage.output for stage in stages])
 
 
-def check_device(device: str | None) -> None:
-    """InputError for anything but the CPU."""
-    if device in (None, "cpu"):
-        return
-    if device == "cuda":
-        raise InputError("this version of spinmd computes on the CPU only; leave --device out", "--device cuda")
-    raise InputError(f'unknown device {device!r}; this version of spinmd computes on the CPU, "cpu"', "--device")
+def asked_device(deck: Deck, device: str | None, here: bool = True, resuming: bool = False) -> str:
+    """``device``, else that of the deck, else "cpu"; InputError for one that is not there, with what to install.
+
+    here      False: the run is for another machine
+    resuming  a run in mixed precision may go on on the CPU, in float64: a warning
+    """
+    asked = deck.run.device if device is None and deck.run is not None else device
+    found = check_device(asked, deck.place(("run", "device")) if device is None else "--device", here)
+    for index, stage in enumerate(deck.stages()):
+        at: Place = () if index == 0 else ("stage", index - 1)
+        if stage.run is None:
+            continue
+        if deck.run is not None and stage.run.device != deck.run.device:
+            raise InputError(
+                "all stages compute on one device; give it in the deck's own [run]", deck.place((*at, "run", "device"))
+            )
+        if found == "cpu" and stage.run.precision != "float64":
+            if not resuming:
+                raise InputError(
+                    "mixed precision is for the GPU; leave it out on the CPU, or compute on the GPU with --device cuda",
+                    deck.place((*at, "run", "precision")),
+                )
+            warnings.warn("the run was in mixed precision; on the CPU it goes on in float64", stacklevel=3)
+            break
+    return found
+
+
+def check_stage_on_device(deck: Deck, stage: Stage, model: Model, at: Place) -> None:
+    """InputError where a term of a stage cannot be computed on the GPU, or not in the precision that is asked for."""
+    own = at if stage.potential is not deck.potential else ()
+    for index, term in enumerate(model.terms):
+        with _Located(deck, (*own, "potential", index)):
+            check_terms([term], "float64")
+    with _Located(deck, at):
+        check_terms(model.terms, precision_of(stage.run))
 
 
 def asked_threads(deck: Deck, threads: int | None) -> int | None:
@@ -194,7 +228,7 @@ def few_threads(natoms: int) -> int:
 def make_threads(deck: Deck, threads: int | None) -> Backend:
     """The CPU with a number of threads; an error names run.threads or --threads, whoever asked."""
     try:
-        return make_backend("cpu", threads)
+        return make_backend(threads)
     except InputError as error:
         asked = deck.run is not None and deck.run.threads == threads
         raise InputError(error.message, "run.threads" if asked else "--threads") from None

@@ -362,7 +362,7 @@ def machine() -> dict[str, Any]:
     facts["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts["threads"] = make_backend().threads
     facts["threading_layer"] = _threading_layer()
-    facts["cuda"] = _cuda()
+    facts |= _gpus()
     facts["cache"] = str(numba.config.CACHE_DIR) or "__pycache__ beside the sources"
     return facts
 
@@ -384,11 +384,11 @@ def _threading_layer() -> str:
         return f"{numba.config.THREADING_LAYER} (chosen at the first parallel kernel)"
 
 
-def _cuda() -> str:
-    """Whether numba finds a CUDA device; this version of spinmd computes on the CPU either way."""
-    try:
-        from numba import cuda
+def _gpus() -> dict[str, str]:
+    """What there is of GPUs and their software; what a broken driver does must not keep information from being printed."""
+    from spinmd.device import facts
 
-        return "available, not used by this version" if cuda.is_available() else "not available"
-    except Exception as error:  # a broken driver may fail in any way, and information must still be printed
-        return f"not available ({type(error).__name__})"
+    try:
+        return dict(facts())
+    except Exception as error:
+        return {"cuda": f"not available: the driver cannot be asked ({type(error).__name__}: {error})"}

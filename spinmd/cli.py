@@ -114,7 +114,9 @@ def sweep(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", metavar="N", help="points at a time [default: so many that all cores are busy]"),
+        typer.Option(
+            "--jobs", metavar="N", help="points at a time [default: so many that all cores are busy; one on a GPU]"
+        ),
     ] = None,
     seeds: Annotated[
         int, typer.Option("--seeds", metavar="M", help="runs per point, seeds counted up from run.seed")
@@ -124,6 +126,7 @@ def sweep(
         typer.Option("-o", "--output", metavar="FOLDER", help="of all files [default: DECK-sweep, beside it]"),
     ] = None,
     overrides: Overrides = None,
+    device: Device = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", help="CPU threads of each point [default: the deck's, else 1]"),
@@ -138,12 +141,16 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Run a deck at every point of a grid of values; the same command again goes on with what is missing."""
+    from spinmd.device import check_device
     from spinmd.sweeping.driver import sweep
     from spinmd.sweeping.point import kill_all
 
+    changes = list(overrides or ())
+    if device is not None:
+        changes.append(f'run.device="{check_device(device, here=scheduler is None)}"')
     with caught_signals(second=kill_all) as caught:
         result = sweep(
-            deck, over or (), overrides or (), seeds=seeds, folder=output, jobs=jobs, threads=threads,
+            deck, over or (), changes, seeds=seeds, folder=output, jobs=jobs, threads=threads,
             scheduler=scheduler, discard=discard, force=force, progress=not quiet, stop=lambda: bool(caught),
         )  # fmt: skip
     if caught:
@@ -194,11 +201,15 @@ def check(
     from spinmd.building import build
     from spinmd.checking import examine, report
     from spinmd.deck import load_deck
+    from spinmd.device import problems
 
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, force=True)
+        simulation = build(load_deck(deck, overrides or ()), device=device, threads=threads, force=True, here=False)
         found = examine(simulation)
+    if simulation.device == "cuda":
+        place = "run.device" if device is None else "--device"
+        found["warnings"] += [f"{place}: {one} (the deck was checked on the CPU)" for one in problems()]
     found["warnings"] += list(dict.fromkeys(str(one.message) for one in heard))
     print(report(found))
 
@@ -330,7 +341,7 @@ def schema(
 
 @app.command()
 def info(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
-    """Versions, processor, threads and the cache folder, for a bug report."""
+    """Versions, processor, threads, GPUs and the cache folder, for a bug report."""
     from spinmd.checking import machine
 
     facts = machine()

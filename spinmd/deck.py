@@ -9,7 +9,7 @@ line and the nearest known name. Tables belong to the room that uses them (``Str
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, field_validator
 from pydantic_core import PydanticCustomError
@@ -69,6 +69,12 @@ class Run(Parameters):
 
     steps: Count = Field(description="steps to run; 0 evaluates and reports the start")
     seed: Count = Field(1, description="seed of everything random in the run and in the structure")
+    device: Literal["cpu", "cuda"] | None = Field(
+        None, description="where to compute: cpu (the default), or cuda for an NVIDIA GPU"
+    )
+    precision: Literal["float64", "mixed"] = Field(
+        "float64", description="on the GPU: mixed computes pairs in float32 and adds them up in float64"
+    )
     threads: int | None = Field(
         None, strict=True, ge=1, description="CPU threads; default: one for every 512 atoms, at most all that there are"
     )

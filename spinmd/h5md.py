@@ -163,6 +163,7 @@ class TrajectoryWriter:
         self._number = 0
         self._condemned: list[Path] = []  # to be removed once RUN.h5 no longer refers to them
         self._retired: list[Path] = []  # the same one publication later: a reader may just have opened the old RUN.h5
+        self.devices: Sequence[Sequence[Any]] = ()  # where the run has computed: [first step, text] each
         self._published = False
         self._broken = False
 
@@ -338,6 +339,7 @@ class TrajectoryWriter:
         spinmd = file.create_group("spinmd")
         spinmd.attrs["version"], spinmd.attrs["git_commit"] = __version__, git_commit()
         spinmd.attrs["layout_version"], spinmd.attrs["natoms"] = LAYOUT_VERSION, self._natoms
+        spinmd.attrs["devices"] = json.dumps([list(one) for one in self.devices])
         for name, text in (("text", self._deck), ("settings", self._settings)):
             spinmd.create_dataset(f"deck/{name}", data=text, dtype=h5py.string_dtype()).attrs["unit"] = "text"
         conventions = spinmd.create_group("conventions")

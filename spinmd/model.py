@@ -66,6 +66,7 @@ class Model:
         self._position_version = 0
         self._spin_version = 0
         self._listed = -1
+        self._taken: dict[str, np.ndarray] | None = None
         self._couplings: SpinHamiltonian | None = None
         self._couplings_version: tuple[int, float] = (-1, 0.0)
         self._frozen: dict[int, SpinTerm] = {}
@@ -135,7 +136,12 @@ class Model:
     @property
     def rebuilds(self) -> int:
         """Number of list builds after the first one."""
-        return max(self.lists.builds - 1, 0)
+        return max(self.builds - 1, 0)
+
+    @property
+    def builds(self) -> int:
+        """Number of list builds, also of those on another device."""
+        return self.lists.builds if self._taken is None else int(self._taken["builds"])
 
     def list_history(self) -> dict[str, np.ndarray]:
         """What a restart needs to have bitwise the same lists.
@@ -143,7 +149,12 @@ class Model:
         That of ``NeighbourLists.history``; margins (n_terms,) Å, which terms took from the state that the model was made
         for; and first_cell (3, 3) Å of that state, in which couplings of a rigid lattice were found.
         """
-        return self.lists.history() | {"margins": self._margins.copy(), "first_cell": self._first_cell.copy()}
+        history = (
+            self.lists.history()
+            if self._taken is None
+            else {k: self._taken[k] for k in ("positions", "cell", "builds")}
+        )
+        return history | {"margins": self._margins.copy(), "first_cell": self._first_cell.copy()}
 
     def _check_history(self, history: Mapping[str, np.ndarray]) -> None:
         shapes = {"margins": (len(self.terms),), "first_cell": (3, 3), "cell": (3, 3), "builds": ()}
@@ -176,12 +187,27 @@ class Model:
         if self._listed == self._position_version:
             return
         lists = self.lists
+        if self._taken is not None:
+            self._taken, taken = None, self._taken
+            lists.restore(self.state, taken)
         if lists.radii and (lists.builds == 0 or lists.needs_build(self.state)):
             self._check_positions()
-            if lists.sort_due(self.state):
-                self._sort(lists.sorted_order(self.state))
+            self.sort_in_space()
             lists.build(self.state)
         self._listed = self._position_version
+
+    def sort_in_space(self) -> None:
+        """Re-order the atoms for locality, as before a build of the lists that is due for it."""
+        if self.lists.radii and self.lists.sort_due(self.state):
+            self._sort(self.lists.sorted_order(self.state))
+
+    def taken_from(self, history: Mapping[str, np.ndarray]) -> None:
+        """State and lists have gone on elsewhere, on another device: take the lists that it has, and compute everything anew."""
+        self._taken = dict(history)  # the lists are made when somebody evaluates here
+        self.moved()
+        for group in self._groups:
+            group.version = (-1, -1, 0.0)
+        self._couplings_version = (-1, 0.0)
 
     def _sort(self, order: np.ndarray) -> None:
         self.state.permute(order)

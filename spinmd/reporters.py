@@ -366,6 +366,8 @@ def summary(
     seconds_loop: float,
     list_rebuilds: int,
     output: str | Path | None,
+    device_name: str = "cpu",
+    precision: str = "float64",
 ) -> dict[str, Any]:
     """The closing summary, ready for JSON; what is not defined is None.
 
@@ -379,6 +381,8 @@ def summary(
         "atoms": atoms,
         "steps": steps,
         "device": device,
+        "device_name": device_name,
+        "precision": precision,
         "threads": threads,
         "seconds_loop": seconds_loop,
         "us_per_atom_step": 1.0e6 * seconds_loop / (atoms * steps) if steps else None,
@@ -398,7 +402,8 @@ def _defined(value: float) -> float | None:
 def summary_text(values: Mapping[str, Any]) -> str:
     """The summary in a few lines for the screen."""
     threads = f"{values['threads']} thread" + ("s" if values["threads"] != 1 else "")
-    lines = [f"{values['steps']} steps of {values['atoms']} atoms in {values['seconds_loop']:.2f} s on {threads}"]
+    place = threads if values["device"] == "cpu" else f"{values['device_name']} ({values['precision']})"
+    lines = [f"{values['steps']} steps of {values['atoms']} atoms in {values['seconds_loop']:.2f} s on {place}"]
     if values["us_per_atom_step"] is not None:
         lines[0] += f": {values['us_per_atom_step']:.3g} µs per atom-step, {values['list_rebuilds']} list rebuilds"
     slope, error = values["drift_mev_per_atom_per_ps"], values["drift_error"]

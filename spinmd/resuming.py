@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spinmd import __version__
-from spinmd.building import asked_threads, assemble, check_device
+from spinmd.building import asked_device, asked_threads, assemble
 from spinmd.checkpoint import DAMAGE, open_run, read_checkpoint
 from spinmd.deck import Deck, stored_deck
 from spinmd.errors import InputError
@@ -40,7 +40,7 @@ def resume(
     """A Simulation that goes on with the run of a file, at its last checkpoint; ``run()`` takes the steps.
 
     steps    that ``run()`` is to take: first what the deck has left, the rest in the last stage; None: what is left
-    device   "cpu" (this version computes there only)
+    device   "cpu" or "cuda", which may be another one than before; None: the deck's
     threads  CPU threads; the result does not depend on them
     force    go on although a potential's file has changed since the run began
     folder   where the deck's relative paths start now; default: where they did, or beside the file if it was moved along
@@ -50,7 +50,6 @@ def resume(
     path = Path(path).expanduser().absolute()
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise InputError(f"expected a whole number of further steps, at least 1, got {steps!r}", "--steps")
-    check_device(device)
     if folder is not None and not Path(folder).expanduser().is_dir():
         raise InputError(f"there is no folder {folder}; name the one where the deck's files are now", "--folder")
     try:
@@ -72,8 +71,18 @@ def resume(
     left = list(where["steps_left"])
     if steps is not None:
         left[-1] += max(steps - sum(left), 0)
-    past = Past(aux, where["stage"], where["first_step"], left, where["counters"], rows, arrays, limit=steps)
-    return assemble(deck, state, asked_threads(deck, threads), past=past, history=history)
+    past = Past(
+        aux, where["stage"], where["first_step"], left, where["counters"], rows, arrays, limit=steps,
+        devices=where.get("devices", []),
+    )  # fmt: skip
+    return assemble(
+        deck,
+        state,
+        asked_threads(deck, threads),
+        device=asked_device(deck, device, resuming=True),
+        past=past,
+        history=history,
+    )
 
 
 def deck_of_run(path: str | Path, *, force: bool = False, folder: str | Path | None = None) -> Deck:

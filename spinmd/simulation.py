@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from spinmd.device import described, loop, name_of, precision_of
+from spinmd.device import evaluate as evaluate_on
 from spinmd.errors import DivergedError, InputError
 from spinmd.h5md import TrajectoryWriter
 from spinmd.model import Model
@@ -35,7 +37,7 @@ from spinmd.reporters import (
     summary,
     summary_text,
 )
-from spinmd.run import RunResult, run
+from spinmd.run import RunResult
 from spinmd.signals import deferred_interrupt
 from spinmd.state import State
 from spinmd.units import G_FACTOR
@@ -70,6 +72,7 @@ class Past:
     thermo      the rows up to the checkpoint: column -> array
     row_arrays  what movers have added to these rows: name -> (rows, ...)
     limit       steps that are to be run now, over all stages; None: as many as are left
+    devices     where the run has computed so far: [first step, text] each
     """
 
     aux: Aux
@@ -80,6 +83,7 @@ class Past:
     thermo: Mapping[str, np.ndarray] = field(default_factory=dict)
     row_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     limit: int | None = None
+    devices: Sequence[tuple[int, str]] = ()
 
 
 class Simulation:
@@ -89,13 +93,17 @@ class Simulation:
     state       spinmd.state.State; after writing into its arrays call ``moved()``
     model       the terms of the energy and their neighbour lists
     integrator  of the present stage, None for a deck without [integrator]
+    device      "cpu" or "cuda"; between stages state, model and aux are on the host either way, and ``evaluate`` and ``results``
+                compute on the device
     aux         what the integrator keeps beside the state (noise counters, ...); None before the first run
     """
 
     def __init__(
-        self, deck, state: State, runs: list[StageRun], *, output: bool = True, force: bool = False, past: Past | None = None
+        self, deck, state: State, runs: list[StageRun], *, device: str = "cpu", output: bool = True, force: bool = False,
+        past: Past | None = None,
     ):  # fmt: skip
         self.deck = deck
+        self.device = device
         self.state = state
         self.aux: Aux | None = None
         self._account: dict[str, np.ndarray] = {}  # heat and work of the stages before
@@ -114,6 +122,7 @@ class Simulation:
         self._force = force
         self._closed = False
         self._inputs: dict[str, str] = {}
+        self._devices: list[list[Any]] = []  # where the run has computed so far: [first step, text] each
         self._table: ThermoReporter | None = None
         self._file: list[Reporter] = []
         self._finalizer: weakref.finalize | None = None
@@ -207,7 +216,7 @@ class Simulation:
         resumed, self._resuming = self._resuming, False
         everybody = [self._table, *reporters[:-1], *self._file, reporters[-1]]
         try:
-            result = run(
+            result = loop(self.device, precision_of(stage.run))(
                 self.state,
                 self.model,
                 self.integrator,
@@ -305,6 +314,7 @@ class Simulation:
                     arrays=arrays,
                 )
                 self._inputs = self.deck.fingerprints()
+                writer.devices = self._devices = self._devices_so_far()
                 self._file = [TrajectoryReporter(0, writer), CheckpointReporter(0, writer, self._where)]
                 # a script that forgets to close still leaves one plain file; the callback must not hold the simulation
                 self._finalizer = weakref.finalize(self, writer.close)
@@ -326,7 +336,14 @@ class Simulation:
             "folder": str(self.deck.folder.absolute()),
             "output": str(self._output.file.absolute()),
             "inputs": self._inputs,
+            "devices": self._devices,
         }
+
+    def _devices_so_far(self) -> list[list[Any]]:
+        """Where the run has computed and will compute now: step and description, one for each change."""
+        before = [] if self._past is None else [list(one) for one in self._past.devices]
+        now = described(self.device, [precision_of(one.stage.run) for one in self._runs])
+        return before if before and before[-1][1] == now else [*before, [self.state.clock.step, now]]
 
     def _closing_rows(self, steps: int) -> list[str]:
         """Tables whose row at the checkpoint is there only because the run ended: a run that did not stop has none."""
@@ -362,7 +379,7 @@ class Simulation:
 
     def evaluate(self, need: Need = Need.ALL) -> Evaluation:
         """Energies, forces, fields, virial now, in the atoms' present order (``state.original_order`` sorts back)."""
-        return self.model.evaluate(need)
+        return evaluate_on(self, need)
 
     def results(self) -> dict[str, Any]:
         """What ``spinmd evaluate`` writes: plain numbers and lists, atoms in the original order; eV, Å, µB.
@@ -370,7 +387,7 @@ class Simulation:
         The virial is None where a term has none. Raises InputError if a number is not finite (atoms upon each other).
         """
         try:
-            evaluation = self.model.evaluate(Need.ALL)
+            evaluation = self.evaluate(Need.ALL)
         except DivergedError as error:
             raise InputError(str(error), "structure") from None
         virial = all(Need.VIRIAL in term.provides for term in self.model.terms)
@@ -415,7 +432,9 @@ class Simulation:
             self._table,
             atoms=self.state.natoms,
             steps=int(count["steps"]),
-            device=self.model.backend.device,
+            device=self.device,
+            device_name=name_of(self.device),
+            precision="float64" if self.device == "cpu" else precision_of(self._runs[self._present].stage.run),
             threads=self.model.backend.threads,
             seconds_loop=count["seconds"],
             list_rebuilds=int(count["rebuilds"]) + self.model.rebuilds,
@@ -427,10 +446,14 @@ class Simulation:
     def _greeting(self) -> str:
         title = f"{self.deck.title}\n" if self.deck.title else ""
         threads = self.model.backend.threads
+        place = f"{threads} thread{'s' if threads != 1 else ''}"
+        if self.device != "cpu":
+            precisions = dict.fromkeys(precision_of(one.stage.run) for one in self._runs)
+            place = f"{name_of(self.device)}, {', '.join(precisions)}"
         terms = ", ".join(self.model.names)
         clock = self.state.clock
         since = "" if self._past is None else f"\ngoing on from step {clock.step}, {clock.time:.6g} ps"
-        return f"{title}{self.state.natoms} atoms, {terms}; {threads} thread{'s' if threads != 1 else ''}{since}"
+        return f"{title}{self.state.natoms} atoms, {terms}; {place}{since}"
 
     def __repr__(self) -> str:
         name = self.deck.title or self.deck.name

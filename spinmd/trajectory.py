@@ -339,6 +339,13 @@ class Trajectory:
                     for name, value in file["spinmd/conventions"].attrs.items()}  # fmt: skip
 
     @property
+    def devices(self) -> list[tuple[int, str]]:
+        """Where the run computed: first step and device, with GPU, driver, versions and precision, once for each change."""
+        with self._source.reading() as file:
+            stored = json.loads(file["spinmd"].attrs.get("devices", "[]"))
+        return [(int(step), str(text)) for step, text in stored]
+
+    @property
     def checkpoint(self) -> Checkpoint:
         """The last checkpoint: all atoms and quantities in full precision, whatever frames hold."""
         return Checkpoint(*read_checkpoint(self.path))

@@ -56,8 +56,10 @@ class DeepSpin(Term):
 
     class Parameters(Parameters):
         model: InputFile = Field(description="model file, written by spinmd train or spinmd convert")
-        precision: Literal["float64", "float32"] = Field(
-            "float64", description="numbers of channels and nets; pairs and sums are always in float64"
+        precision: Literal["float64", "float32", "tf32"] = Field(
+            "float64",
+            description="numbers of channels and nets; pairs and sums are always in float64; tf32: float32, with the short "
+            "products of matrices of a GPU, good to three digits",
         )
 
     selects: ClassVar[str] = ""
@@ -105,7 +107,7 @@ class DeepSpin(Term):
                 f"no spins on {state.symbols[state.species[i]]}; remove it or take another model",
                 self.name,
             )
-        self._warn_of_spins(state)
+        self.warn_of_spins(state)
         self._shift = float(np.bincount(self.elements_of_atoms, minlength=len(model.elements)) @ model.shift)
         for part in self.parts:
             part.prepare(state, self.elements_of_atoms)
@@ -134,7 +136,12 @@ class DeepSpin(Term):
         self.out_of_range = self.out_of_range or step + message
         self._warn(what, step + message)
 
-    def _warn_of_spins(self, state) -> None:
+    def warned(self, *kinds: str) -> bool:
+        """Whether all of these, of "spins", "distance", "slots", have been said: each comes once."""
+        return self._warned.issuperset(kinds)
+
+    def warn_of_spins(self, state) -> None:
+        """Say, once, that a spin is longer or shorter than any of the training data."""
         seen = self.model.seen
         if seen is None or "spins" in self._warned:
             return
@@ -149,25 +156,36 @@ class DeepSpin(Term):
                 f"{low[i]:.4g} to {high[i]:.4g} µB ({int(outside.sum())} such atoms)",
             )  # fmt: skip
 
+    def shortest_distances(self) -> np.ndarray:
+        """(elements, elements) Å, the shortest distance of each pair of elements in the training data; 0 where none is known."""
+        n, seen = len(self.model.elements), self.model.seen
+        return np.zeros((n, n)) if seen is None else np.where(np.isfinite(seen.min_distance), seen.min_distance, 0.0)
+
     def _look_at_list(self, state, pairs) -> None:
         """Warn of atoms closer than any seen, and of more neighbours than the network has slots."""
-        n = len(self.model.elements)
-        shortest, slots = np.zeros((n, n)), np.zeros((n, n), dtype=np.int64)
-        if self.model.seen is not None:
-            shortest[:] = np.where(np.isfinite(self.model.seen.min_distance), self.model.seen.min_distance, 0.0)
-        network = self.model.network
+        shortest, network = self.shortest_distances(), self.model.network
+        slots = np.zeros(shortest.shape, dtype=np.int64)
         cutoff = network.cutoff if network is not None else 0.0
         i, j, distance = _look(
             state.natoms, pairs.packed, pairs.owner, pairs.start, pairs.neighbours, pairs.dummy, self.elements_of_atoms,
             shortest, cutoff, slots,
         )  # fmt: skip
         if i >= 0:
-            limit = shortest[self.elements_of_atoms[i], self.elements_of_atoms[j]]
-            self._left_range(
-                "distance", state,
-                f"atoms {state.ids[i]} and {state.ids[j]} are {distance:.4g} Å apart, the shortest distance of this pair of "
-                f"elements in the training data is {limit:.4g} Å",
-            )  # fmt: skip
+            self.warn_of_distance(state, i, j, distance)
+        self.warn_of_slots(slots)
+
+    def warn_of_distance(self, state, i: int, j: int, distance: float) -> None:
+        """Say, once, that two atoms are closer than any of the training data."""
+        limit = self.shortest_distances()[self.elements_of_atoms[i], self.elements_of_atoms[j]]
+        self._left_range(
+            "distance", state,
+            f"atoms {state.ids[i]} and {state.ids[j]} are {distance:.4g} Å apart, the shortest distance of this pair of "
+            f"elements in the training data is {limit:.4g} Å",
+        )  # fmt: skip
+
+    def warn_of_slots(self, slots: np.ndarray) -> None:
+        """Say, once, where atoms have more neighbours than the network has slots; ``slots`` (centre, neighbour): the most."""
+        network, n = self.model.network, len(self.model.elements)
         if network is not None:
             centre, other = np.unravel_index(np.argmax(slots - np.asarray(network.sel)[None, :]), (n, n))
             if slots[centre, other] > network.sel[other]:
@@ -185,7 +203,7 @@ class DeepSpin(Term):
             # at each new list, and whenever somebody looks at the energy: ASE, a thermo row
             self._looked_at, self._looked_version = pairs, pairs.version
             self._look_at_list(state, pairs)
-        self._warn_of_spins(state)
+        self.warn_of_spins(state)
         out.energy[0] += self._shift
         for part in self.parts:
             status = part.add(state, pairs, out, need)

@@ -21,7 +21,7 @@ from spinmd.potentials.deepspin.nets import evaluate
 from spinmd.potentials.deepspin.tables import FIRST_OCTAVE, EmbeddingTables, build_tables
 from spinmd.protocols import OK, Code, Need, Status
 
-PRECISIONS = {"float64": (np.float64, 8), "float32": (np.float32, 16)}
+PRECISIONS = {"float64": (np.float64, 8), "float32": (np.float32, 16), "tf32": (np.float32, 16)}
 CLOSEST = 0.5  # of the shortest distance seen in training: closer than this the run has diverged
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from spinmd.device import check_device
 from spinmd.errors import DiskError, InputError
 from spinmd.segments import FolderLock, refusal, write_json
 from spinmd.sweeping import plan as planning
@@ -52,7 +53,7 @@ def sweep(
     seeds      runs for each point of the grid, with run.seed, run.seed + 1, ...
     folder     of all files; default: the deck's name and "-sweep", beside the deck. A sweep that is there already is gone on
                with: finished points are kept, values and seeds may have been added
-    jobs       points at a time; default: so many that jobs × threads is the number of cores
+    jobs       points at a time; default: so many that jobs × threads is the number of cores, and one where points compute on a GPU
     threads    of each point; default: what the deck says, else 1, else the cores' number divided by ``jobs``
     scheduler  address or file of a Dask scheduler that has the points run; default: processes of this machine
     discard    part of the last stage's steps that means leave out at its beginning
@@ -67,6 +68,8 @@ def sweep(
         raise InputError(f"expected a part of the run, at least 0 and below 1, got {discard!r}", "--discard")
     plan = planning.make_plan(deck, over, overrides, seeds)
     jobs, threads_of = share_cores(plan, jobs, threads, scheduler is not None)
+    if scheduler is None and any(map(on_gpu, plan.points)):
+        check_device("cuda", "run.device")
     home = Path(folder).absolute() if folder is not None else plan.default_folder()
     found = planning.read_manifest(home)
     planning.adopt(plan, None if force else found, home)
@@ -118,6 +121,11 @@ def _writing_in(home: Path) -> Iterator[None]:
         ) from error
 
 
+def on_gpu(one: Point) -> bool:
+    """Whether a point computes on the GPU, which several of them would have to share."""
+    return one.tables["run"].get("device") == "cuda"
+
+
 def share_cores(
     plan: Plan, jobs: int | None, threads: int | None, elsewhere: bool
 ) -> tuple[int | None, Callable[[Point], int]]:
@@ -139,7 +147,7 @@ def share_cores(
             f"{most} threads asked for, this process may use 1 to {cores}", "--threads" if threads else "run.threads"
         )
     if jobs is None and not elsewhere:
-        jobs = max(1, cores // most)
+        jobs = 1 if any(map(on_gpu, plan.points)) else max(1, cores // most)
     return jobs, threads_of
 
 

@@ -31,8 +31,8 @@ TABLE = "sweep.h5"
 HIDDEN = ".sweep"  # logs of the points' processes, and the lock
 VERSION = 1
 LONGEST_NAME = 120
-# what may differ between the settings of a point and those in its file: results do not depend on it
-UNIMPORTANT = ("output.file", "run.threads")
+# what may differ between the settings of a point and those in its file: results do not depend on it, on the device up to rounding
+UNIMPORTANT = ("output.file", "run.threads", "run.device")
 
 
 @dataclass
@@ -176,7 +176,10 @@ def seeded(deck: Deck, index: tuple[int, ...], chosen: dict[str, Any], k: int) -
 
 
 def check_builds(plan: Plan, stop: Callable[[], bool] | None = None) -> None:
-    """Build the first point with each value of each key in turn, for what reading a deck does not show. Writes nothing."""
+    """Build the first point with each value of each key in turn, for what reading a deck does not show. Writes nothing.
+
+    A GPU need not be here: the points may run on other machines.
+    """
     from spinmd.building import build
 
     errors: dict[str, InputError] = {}
@@ -188,7 +191,7 @@ def check_builds(plan: Plan, stop: Callable[[], bool] | None = None) -> None:
         if len(other) > 1:
             continue
         try:
-            build(deck, threads=1, output=False)
+            build(deck, threads=1, output=False, here=False)
         except InputError as error:
             which = "".join(f" (with {key} = {shown(plan.values[key][k])})" for key, k in other.items())
             for one in getattr(error, "errors", [error]):

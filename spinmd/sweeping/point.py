@@ -223,7 +223,8 @@ def _simulation(task: dict[str, Any], path: Path, state: str):
 
     if state == "unfinished":
         try:
-            return resume(path, threads=task["explicit_threads"], folder=task["folder"])
+            device = task["tables"]["run"].get("device") or "cpu"
+            return resume(path, device=device, threads=task["explicit_threads"], folder=task["folder"])
         except InputError as error:
             raise InputError(f"{error.message} (without this file, the point begins anew)", error.place) from None
     source = TomlSource(task["text"], task["name"], Path(task["folder"]), task["tables"])
