@@ -41,9 +41,20 @@ LAYERS = (
     }
     | {"model", "evaluator", "couplings", "spin_laws", "spin_temperature"}
     | {"run", "divergence", "drift", "output", "integrity", "h5md", "segments", "checkpoint", "reporters"}
-    | {"trajectory", "stored_arrays", "snapshot"},
+    | {"trajectory", "stored_arrays", "snapshot", "cuda"},
     set(ROOMS),
-    {"registry", "toml_source", "complaints", "schema", "deck", "building", "checking", "simulation", "resuming"},
+    {
+        "registry",
+        "toml_source",
+        "complaints",
+        "schema",
+        "deck",
+        "building",
+        "checking",
+        "simulation",
+        "resuming",
+        "device",
+    },
     {
         "learning",
         "interop",
@@ -71,6 +82,8 @@ TORCH_MODULES = {
         "optimisers",
     )  # fmt: skip
 }
+# so does everything for the GPU
+CUDA_PACKAGES = ("spinmd.cuda", "spinmd.potentials.cuda", "spinmd.integrators.cuda")
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 
@@ -127,6 +140,11 @@ def imported(tree: ast.Module) -> list[tuple[str, int, bool]]:
     return found
 
 
+def brings_torch(name: str) -> bool:
+    """Whether a module may import torch at its top, and so must itself be imported inside functions only."""
+    return name in TORCH_MODULES or any(name == p or name.startswith(p + ".") for p in CUDA_PACKAGES)
+
+
 def import_faults(name: str, tree: ast.Module) -> list[str]:
     """Every import in module ``name`` that goes against the rule, as a sentence."""
     faults = []
@@ -134,10 +152,10 @@ def import_faults(name: str, tree: ast.Module) -> list[str]:
     for target, line, at_top in imported(tree):
         parts = target.split(".")
         where = f"{name} line {line}: {target}"
-        if {target, target.rpartition(".")[0]} & TORCH_MODULES and at_top and name not in TORCH_MODULES:
+        if any(map(brings_torch, (target, target.rpartition(".")[0]))) and at_top and not brings_torch(name):
             faults.append(f"{where} brings torch along; import it inside a function")
-        if parts[0] == "torch" and name not in TORCH_MODULES:
-            faults.append(f"{where} belongs to {', '.join(sorted(TORCH_MODULES))}")
+        if parts[0] == "torch" and not brings_torch(name):
+            faults.append(f"{where} belongs to {', '.join([*sorted(TORCH_MODULES), *CUDA_PACKAGES])}")
         if parts[0] in ROOMS:
             faults.append(f"{where} is to be imported as spinmd.{parts[0]}")
         if parts[0] != "spinmd" or len(parts) == 1:

@@ -285,7 +285,7 @@ def test_summary_has_the_promised_keys_and_an_exact_drift(tmp_path):
     assert values["energy_last"] - values["energy_first"] == pytest.approx(-750.0)
     assert set(values) == {
         "atoms", "steps", "device", "threads", "seconds_loop", "us_per_atom_step", "list_rebuilds", "energy_first",
-        "energy_last", "drift_mev_per_atom_per_ps", "drift_error", "output",
+        "energy_last", "drift_mev_per_atom_per_ps", "drift_error", "output", "device_name", "precision",
     }  # fmt: skip
     write_summary(values, tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text()) == values

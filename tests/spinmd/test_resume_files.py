@@ -257,7 +257,7 @@ def test_the_command(deck, capsys):
     for arguments, code, words in (
         ([], 2, "the run is finished: all its 12 steps have been done; say how many further ones"),
         (["--steps", "0"], 2, "--steps: expected a whole number"),
-        (["--device", "cuda"], 2, "--device cuda"),
+        (["--device", "tpu"], 2, "--device: "),
         (["--threads", "100000"], 2, "--threads: 100000 threads asked for"),
         (["--steps", "1", "--folder", "nowhere"], 2, "--folder: there is no folder nowhere"),
         (["--steps", "1", "--folder", ".."], 2, "Fe_mm.eam.fs"),
