@@ -87,12 +87,13 @@ def _lattice(case: Case, langevin: bool) -> dict[str, Work]:
     listed, coupled = neighbours("bcc", case.what + SKIN), neighbours("bcc", case.what)
     vector = 3 * SECTOR  # of a neighbour's position, number by number
     found = {
-        # list and count, own row, slope; per entry a vector and its length, within the cutoff a cubic
+        # list and count, own row, slope; per entry a vector and its length, within the cutoff a cubic; of iron alone: tables of
+        # one element begin at one place, and the density has one slope
         "eam._densities": Work(
             4 * entries + 4 + 4 + 32 + 8, entries * vector + pairs * 4 * SECTOR, 9 * entries + 12 * pairs, real
         ),
         "eam._forces": Work(
-            4 * entries + 4 + 4 + 32 + 48, entries * vector + pairs * 13 * SECTOR, 9 * entries + 46 * pairs, real
+            4 * entries + 4 + 4 + 32 + 48, entries * vector + pairs * 8 * SECTOR, 9 * entries + 46 * pairs, real
         ),
         "exchange._tabulate": Work(
             listed * (4 + 8 + 4) + 4 + 32,

@@ -84,9 +84,10 @@ def _make_forces(real, virial):
                     kind = species[j] if nspecies > 1 else 0
                     at = 2 * (m + offsets[own + kind])
                     back = 2 * (m + reverse[own + kind])
-                    density = slope_i * cubic_slope(both[at, 1], both[at, 2], both[at, 3], t) + real(
-                        packed[j, 3]
-                    ) * cubic_slope(both[back, 1], both[back, 2], both[back, 3], t)
+                    other = mine = cubic_slope(both[at, 1], both[at, 2], both[at, 3], t)
+                    if back != at:  # neighbours of another element
+                        other = cubic_slope(both[back, 1], both[back, 2], both[back, 3], t)
+                    density = slope_i * mine + real(packed[j, 3]) * other
                     z0, z1, z2, z3 = both[at + 1, 0], both[at + 1, 1], both[at + 1, 2], both[at + 1, 3]
                     inverse_r = real(1.0) / r
                     phi = cubic(z0, z1, z2, z3, t) * inverse_r

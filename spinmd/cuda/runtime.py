@@ -20,8 +20,8 @@ from spinmd.cuda.driver import Gpu
 from spinmd.errors import InputError
 
 PLACE = "--device"
-LEAST_DRIVER = 580  # of CUDA 13
-LEAST_CUDA = (13, 0)  # what the wheels of the extra are made for
+LEAST_DRIVER = 580  # of CUDA 13, which the wheels of the extra are made for
+DRIVERS = {13: LEAST_DRIVER, 12: 525}  # the first drivers of each CUDA
 LEAST_CAPABILITY = (7, 5)
 NO_DEVICE = 100  # cuInit: CUDA_ERROR_NO_DEVICE
 # bytes for the message when memory runs out: per atom beside lists, counted by benchmarks/gpu.py --memory; per place of a list;
@@ -86,10 +86,13 @@ def driver_problems(seen: driver.Driver) -> list[str]:
             f"there is no NVIDIA driver on this machine; install one ({LEAST_DRIVER} or newer), or compute on the CPU with "
             "--device cpu"
         ]
-    if seen.cuda < LEAST_CUDA:
+    built = torch_cuda()
+    needed = max(int(built.split(".")[0]), min(DRIVERS)) if built else max(DRIVERS)
+    if seen.cuda[0] < needed:
+        reason = f"torch is built for {built}" if built else f"{needed}.0 is needed"
         return [
-            f"the NVIDIA driver {seen.version} knows CUDA up to {seen.cuda[0]}.{seen.cuda[1]}, and "
-            f"{LEAST_CUDA[0]}.{LEAST_CUDA[1]} is needed; install driver {LEAST_DRIVER} or newer"
+            f"the NVIDIA driver {seen.version} knows CUDA up to {seen.cuda[0]}.{seen.cuda[1]}, and {reason}; install driver "
+            f"{DRIVERS.get(needed, LEAST_DRIVER)} or newer"
         ]
     if seen.code not in (0, NO_DEVICE):
         return [
@@ -126,8 +129,17 @@ def missing_compilers() -> list[str]:
         try:
             pathfinder.load_nvidia_dynamic_lib(name)
         except Exception:  # one class for each way of not finding it, in every version others
-            missing.append(name)
+            if not any(
+                any(home.glob(f"{place}/lib{name}.so*")) for home in toolkits() for place in ("lib64", "nvvm/lib64")
+            ):
+                missing.append(name)
     return missing
+
+
+def toolkits() -> list[Path]:
+    """Where numba looks for a toolkit of the machine."""
+    named = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    return [Path(one) for one in (*named, "/usr/local/cuda")]
 
 
 def package_version(name: str) -> str | None:

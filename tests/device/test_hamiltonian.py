@@ -106,18 +106,18 @@ def test_couplings_after_lists_have_grown_have_new_arrays():
 
 
 def test_a_captured_step_that_is_repeated_leaves_no_couplings_behind():
-    """The graph moves atoms without a word to the model."""
+    """The graph of a step that ends with a drift moves atoms without a word to the model."""
     from spinmd.cuda.arrays import zeros
 
     host, state, model = make("linear")
     w, w_device = rows(state)
     model.begin_capture()
     model.couplings()
+    model.moved(positions=True)
     model.end_capture()
     host.state.positions[:6] += 0.03
     host.moved(positions=True)
     state.positions.set(host.state.positions)
-    model.lists.update()
     model.stepped()
     external = zeros((state.natoms, 3))
     model.couplings().add_all(w_device, external)

@@ -232,7 +232,15 @@ class Interrupting:
         pass
 
 
-def test_ctrl_c_in_a_script_stops_between_two_steps(tmp_path):
+@pytest.fixture
+def ctrl_c_interrupts():
+    """As at a terminal: a shell lets what it starts in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_a_script_stops_between_two_steps(tmp_path, ctrl_c_interrupts):
     fresh(tmp_path / "a")
     settings = ["run.steps=20"]
     with spinmd.build(tmp_path / "a/fe.toml", [*settings, "output.file=whole.h5"]) as simulation:

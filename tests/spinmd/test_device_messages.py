@@ -161,7 +161,7 @@ NO_GPU = Cuda(code=100)
 MAXWELL = Cuda(gpus=(("GeForce GTX 980", (5, 2), 4 * 2**30),))
 SAID = [
     ({}, "there is no NVIDIA driver on this machine; install one (580 or newer)"),
-    ({"cuda": OLD}, "the NVIDIA driver 580.95.05 knows CUDA up to 12.4, and 13.0 is needed; install driver 580 or newer"),
+    ({"cuda": OLD}, "the NVIDIA driver 580.95.05 knows CUDA up to 12.4, and torch is built for 13.0; install driver 580 or newer"),
     ({"cuda": NO_GPU}, "the NVIDIA driver 580.95.05 shows no GPU to this process; look at nvidia-smi"),
     ({"cuda": Cuda(code=803)}, "does not start (CUDA error 803); look at nvidia-smi"),
     ({"cuda": MAXWELL}, "GeForce GTX 980 has compute capability 5.2, and 7.5 is needed; choose another with"),
@@ -198,6 +198,31 @@ def test_what_is_missing_is_said_with_a_remedy(machine, deck, tmp_path, capsys, 
     sentence = complaint(capsys, "run", deck, "--device", "cuda")
     assert sentence.startswith("spinmd: error: --device: ") and said in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["deck.toml"]
+
+
+def test_a_driver_is_as_new_as_torch_needs(machine):
+    """A build for CUDA 12 runs with a driver of CUDA 12, of whatever minor version."""
+    machine(OLD, torch="12.8")
+    assert runtime.problems() == []
+    machine(Cuda(11080), torch="12.8")
+    assert "knows CUDA up to 11.8, and torch is built for 12.8; install driver 525 or newer" in runtime.problems()[0]
+    machine(OLD, torch=None)
+    assert "knows CUDA up to 12.4, and 13.0 is needed; install driver 580" in runtime.problems()[0]
+
+
+def test_the_compiler_of_a_toolkit_is_found(tmp_path, monkeypatch):
+    """Without the wheels, a toolkit of the machine serves, as for numba."""
+
+    def nowhere(name):
+        raise RuntimeError(name)
+
+    monkeypatch.setattr("cuda.pathfinder.load_nvidia_dynamic_lib", nowhere)
+    monkeypatch.setattr(runtime, "toolkits", lambda: [tmp_path])
+    assert runtime.missing_compilers() == ["nvvm", "nvrtc", "nvJitLink"]
+    for place in ("nvvm/lib64/libnvvm.so.4", "lib64/libnvrtc.so.13", "lib64/libnvJitLink.so.13"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert runtime.missing_compilers() == []
 
 
 def test_everything_that_is_missing_is_said_at_once(machine, deck, capsys):
