@@ -1,6 +1,6 @@
 """Tests of the device: on a GPU where there is one, else in numba's simulator, which needs a process of its own.
 
-``tests/spinmd/test_device.py`` starts that process. In any other process without a GPU the tests here are reported as skipped.
+``tests/spinmd/test_device_simulator.py`` starts that process. In any other one without a GPU these tests are reported as skipped.
 """
 
 import os

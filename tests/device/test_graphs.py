@@ -104,3 +104,33 @@ def test_a_step_that_cannot_be_captured_is_launched(device, monkeypatch):
     assert not tried.graphs and not tried.captured
     assert np.array_equal(plain.state.positions.host(), tried.state.positions.host())
     assert tried.state.clock.step == 3 == int(tried.state.ticks.host()[0])
+
+
+def test_lists_that_outgrow_their_buffers_in_a_graph(device, monkeypatch):
+    """A hot crystal in lists without room to spare: the graph goes, the steps are repeated, and a new graph goes on."""
+    from spinmd.cuda import lists
+    from spinmd.run import RunResult
+
+    if device == "simulator":
+        monkeypatch.setattr("spinmd.cuda.run.StepGraph", RecordedGraph)
+    monkeypatch.setattr("spinmd.cuda.run.WARM", 1)
+    monkeypatch.setattr("spinmd.cuda.run.EVERY", 4)
+    grow, grown = lists.DeviceLists.grow, []
+    monkeypatch.setattr(lists.DeviceLists, "grow", lambda self, status: grown.append(1) or grow(self, status))
+    table = deck([MORSE, EXCHANGE], {**OPEN, "temperature": 3000}, ensemble="nve", timestep="2 fs")
+    ends = []
+    for tight in (False, True):
+        run = device_run(table, True)
+        if tight:
+            there = run.model.lists
+            for slot, (radius, one) in enumerate(there.lists.items()):
+                needed = int(there.status.host()[lists.NEEDED_NEIGHBOURS + slot])
+                there.lists[radius] = lists.DeviceList(radius, len(one.count), needed, there)
+            run.model.grown()
+            there.demand()
+        with run.running():
+            run.go(16, [], "", True, None, False, RunResult())
+        assert run.captured and bool(grown) == tight
+        ends.append([getattr(run.host[0], name) for name in ("positions", "velocities", "spins")])
+    for one, other in zip(*ends, strict=True):
+        assert np.array_equal(one, other)
