@@ -34,7 +34,7 @@ run: $(VENV)/installed-run
 	$(RUN) -m spinmd run "$(DECK)" --force
 
 test: $(VENV)/installed-test
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=15
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
 physics: $(VENV)/installed-test
 	$(RUN) -m pytest -m physics -s --durations=0
