@@ -13,6 +13,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 POTENTIAL = ROOT / "inputs" / "potentials" / "Fe_mm.eam.fs"
 
+# run by an interpreter that has deepmd-kit: model, arrays of the system (.npz) and number of evaluations as arguments
+DEEPMD_EVALUATION = """
+import json, resource, sys, time
+import numpy as np
+from deepmd.infer import DeepPot
+data = np.load(sys.argv[2])
+model = DeepPot(sys.argv[1])
+arguments = (data["positions"].reshape(1, -1), data["cell"].reshape(1, 9), data["types"])
+best = 1e9
+for _ in range(int(sys.argv[3])):
+    start = time.perf_counter()
+    result = model.eval(*arguments, spin=data["spins"].reshape(1, -1))
+    best = min(best, time.perf_counter() - start)
+import deepmd, torch
+print(json.dumps({"seconds_per_evaluation": best, "us_per_atom": best / len(data["types"]) * 1e6,
+                  "energy": float(result[0].ravel()[0]), "deepmd": deepmd.__version__,
+                  "on": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU",
+                  "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
 DECK = """
 title = "benchmark"
 

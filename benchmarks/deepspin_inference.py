@@ -27,23 +27,6 @@ NETS = {"small": None, "large": {"neuron": (25, 50, 100), "axis": 16, "fitting":
 REPEAT = 4  # cells of 32 atoms along each direction
 SPEED = 0.004  # Å, how far an atom moves in a step, about: 300 K and 1 fs
 
-DEEPMD = """
-import json, os, sys, time
-import numpy as np
-from deepmd.infer import DeepPot
-data = np.load(sys.argv[2])
-model = DeepPot(sys.argv[1])
-arguments = (data["positions"].reshape(1, -1), data["cell"].reshape(1, 9), data["types"])
-best = 1e9
-for _ in range(int(sys.argv[3])):
-    start = time.perf_counter()
-    result = model.eval(*arguments, spin=data["spins"].reshape(1, -1))
-    best = min(best, time.perf_counter() - start)
-import resource
-print(json.dumps({"us_per_atom": best / len(data["types"]) * 1e6, "energy": float(result[0].ravel()[0]),
-                  "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
-"""
-
 DECK = """
 [structure]
 file = "{structure}"
@@ -218,6 +201,7 @@ def pinned(command, env=None) -> str:
 def deepmd(python, name: str, model, folder: Path, repetitions: int) -> dict:
     """DeePMD-kit on the same weights and atoms."""
     import numpy as np
+    from common import DEEPMD_EVALUATION
 
     from spinmd.interop.deepmd import write_deepmd
 
@@ -231,7 +215,7 @@ def deepmd(python, name: str, model, folder: Path, repetitions: int) -> dict:
     types = np.array([model.elements.index(e) for e in state.elements])
     np.savez(data, positions=state.positions, cell=state.cell, spins=state.spins, types=types)
     script = folder / "evaluate.py"
-    script.write_text(DEEPMD)
+    script.write_text(DEEPMD_EVALUATION)
     result = json.loads(pinned([python, str(script), str(frozen), str(data), str(repetitions)], env).splitlines()[-1])
     return {**result, "atoms": len(types)}
 

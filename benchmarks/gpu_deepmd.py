@@ -7,28 +7,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from common import DEEPMD_EVALUATION
 from gpu_cases import LATTICE, model_file
 
 REPETITIONS = 5
 CELLS = (8, 4, 2)  # along the edge, eight atoms each; the first that DeePMD-kit has the memory for
 SECONDS = 240
-
-SCRIPT = """
-import json, sys, time
-import numpy as np
-from deepmd.infer import DeepPot
-data = np.load(sys.argv[2])
-model = DeepPot(sys.argv[1])
-arguments = (data["positions"].reshape(1, -1), data["cell"].reshape(1, 9), data["types"])
-best = 1e9
-for _ in range(int(sys.argv[3])):
-    start = time.perf_counter()
-    result = model.eval(*arguments, spin=data["spins"].reshape(1, -1))
-    best = min(best, time.perf_counter() - start)
-import deepmd, torch
-print(json.dumps({"seconds_per_evaluation": best, "energy": float(result[0].ravel()[0]), "deepmd": deepmd.__version__,
-                  "on": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"}))
-"""
 
 
 def evaluate(python: str, net: str, cells: tuple[int, ...] = CELLS, repetitions: int = REPETITIONS) -> dict:
@@ -51,7 +35,7 @@ def evaluate(python: str, net: str, cells: tuple[int, ...] = CELLS, repetitions:
         write_deepmd(model, source)
         call([str(home / "bin" / "dp"), "convert-backend", str(source), str(frozen)], environment)
         script, data = Path(folder) / "evaluate.py", Path(folder) / "atoms.npz"
-        script.write_text(SCRIPT, encoding="utf-8")
+        script.write_text(DEEPMD_EVALUATION, encoding="utf-8")
         for count in cells:
             positions, cell, types, spins = nickel_oxide(count)
             np.savez(data, positions=positions, cell=cell, types=types, spins=spins)

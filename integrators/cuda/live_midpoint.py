@@ -13,17 +13,27 @@ import numpy as np
 from numba import cuda
 
 from spinmd.cuda.arrays import DeviceArray, on_device, zeros
-from spinmd.cuda.hamiltonian import CONTROL, DONE
+from spinmd.cuda.hamiltonian import DONE
 from spinmd.cuda.launch import array, blocks, f8, i4, i8, kernel
 from spinmd.cuda.sums import FLOAT, THREADS, block_sum
 from spinmd.integrators.cuda.extrapolation import SUMS, _normal_equations, _predict, _update_equations
 from spinmd.integrators.cuda.fields import DeviceSpinField
-from spinmd.integrators.cuda.spin_flow import DeviceSpinFlow
+from spinmd.integrators.cuda.spin_flow import (
+    CHANGE,
+    ITERATION,
+    MOST,
+    RATE,
+    SOLVES,
+    THETA,
+    TOTAL,
+    UNSOLVED,
+    DeviceIteration,
+)
 from spinmd.integrators.live_midpoint import DIFFERENCES, HISTORY, REFRESH, RESPONSE_MEMORY, SLOW, SMALL_CHANGE
 from spinmd.spin_laws import TINY, midpoint_map, mirror
 
-# entries of ``control`` beside DONE, and of ``history``
-CHANGE, RATE, THETA, ITERATION, UNSOLVED, MOST, MEASURED, SOLVES, TOTAL = 0, 1, 2, 4, 5, 6, 7, 8, 9
+# a further entry of ``control``: whether the rate has been measured; entries of ``history``
+MEASURED = 9
 NEWEST, KNOWN, AGE = range(3)
 LAUNCHED = 12  # evaluations that a solve launches at first
 PATIENCE = 20  # looks, after solves have fallen short, until fewer than two evaluations are tried again
@@ -242,7 +252,7 @@ def _remember(control, history):
         history[AGE] = 0.0 if control[MEASURED] != 0.0 else history[AGE] + 1.0
 
 
-class DeviceLiveMidpoint(DeviceSpinFlow):
+class DeviceLiveMidpoint(DeviceIteration):
     """S by the spherical midpoint of ``host``, a LiveMidpoint (its tolerance, acceleration and bath).
 
     launched  evaluations that a solve launches
@@ -267,13 +277,13 @@ class DeviceLiveMidpoint(DeviceSpinFlow):
         self._ages = [int(aux.globals[f"live_history_{turn}"][AGE]) for turn in range(turns)]
         self._memory = on_device(aux.globals["live_response"])
         self._differences, self._weights = on_device(DIFFERENCES), zeros(HISTORY)
-        self._control, self._sums = zeros(CONTROL), zeros((blocks(n), 3))
+        self._sums = zeros((blocks(n), 3))
         self._species_sums, self._gram_sums = zeros((blocks(n), elements, 2)), zeros((blocks(n), SUMS))
         self._seen = self._waiting = 0
 
     def turn_spins(self, model: Any, gh: float, turn: int) -> None:
         """Prediction, as many evaluations as are launched, and finish."""
-        state, n, host, control = self.state, self.state.natoms, self.host, self._control
+        state, n, host, control = self.state, self.state.natoms, self.host, self.control
         past, history, equations, rates = (
             one[turn] for one in (self._past, self._history, self._equations, self._rates)
         )
@@ -326,11 +336,11 @@ class DeviceLiveMidpoint(DeviceSpinFlow):
     def memory(self) -> list[DeviceArray]:
         """What a step leaves for the next one."""
         kept = [*self._past, *self._history, *self._equations, *self._rates]
-        return [*super().memory(), *kept, self._memory, self._control]
+        return [*super().memory(), *kept, self._memory]
 
     def grow(self) -> bool:
         """See above; transfers."""
-        control = self._control.host()
+        control = self.control.host()
         unsolved, most = int(control[UNSOLVED]), int(control[MOST])
         short = unsolved != self._seen and self.launched < self.host.iterations
         self._ages = [int(history.host()[AGE]) for history in self._history]
@@ -343,14 +353,5 @@ class DeviceLiveMidpoint(DeviceSpinFlow):
         self._waiting = max(self._waiting - 1, 0)
         if most:
             self.launched = min(max(most, 2 if self._waiting else 1), self.host.iterations)
-            self._control.tensor[MOST] = 0.0
+            self.control.tensor[MOST] = 0.0
         return False
-
-    def unsolved(self) -> int:
-        """How many solves have not converged so far; a transfer."""
-        return int(self._control.host()[UNSOLVED])
-
-    def counts(self) -> tuple[int, int]:
-        """Solves and evaluations of the field in them so far, those not counted that were launched for nothing; a transfer."""
-        control = self._control.host()
-        return int(control[SOLVES]), int(control[TOTAL])

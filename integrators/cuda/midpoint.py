@@ -14,16 +14,26 @@ import numpy as np
 from numba import cuda
 
 from spinmd.cuda.arrays import DeviceArray, on_device, zeros
-from spinmd.cuda.hamiltonian import CONTROL, DONE
+from spinmd.cuda.hamiltonian import DONE
 from spinmd.cuda.launch import array, blocks, f8, i4, i8, kernel, strided
 from spinmd.cuda.sums import FLOAT, THREADS, block_sum, is_last_block
 from spinmd.errors import InputError
-from spinmd.integrators.cuda.spin_flow import DeviceSpinFlow
+from spinmd.integrators.cuda.spin_flow import (
+    CHANGE,
+    ITERATION,
+    MOST,
+    RATE,
+    SOLVES,
+    THETA,
+    TOTAL,
+    UNSOLVED,
+    DeviceIteration,
+)
 from spinmd.integrators.midpoint import HISTORY, SLOW, first_midpoint, normal_part, turned_by, undamped
 from spinmd.spin_laws import midpoint_map, mirror
 
-# entries of ``control``; DONE is that of ``spinmd.cuda.hamiltonian``
-CHANGE, RATE, THETA, ITERATION, UNSOLVED, MOST, NEWEST, KNOWN, SOLVES, TOTAL = 0, 1, 2, 4, 5, 6, 7, 8, 9, 10
+# further entries of ``control``: the newest slot of the history, and how many fields are known
+NEWEST, KNOWN = 9, 10
 LAUNCHED = 12  # iterations that a solve launches at first; those after the one that converges cost a launch each
 SPARE, TOO_MANY = (
     2,
@@ -232,7 +242,7 @@ def _simpson(start, middle, end, external, control):
             external[i, a] += (start[i, a] + 4.0 * middle[i, a] + end[i, a]) * (1.0 / 6.0)
 
 
-class DeviceMidpoint(DeviceSpinFlow):
+class DeviceMidpoint(DeviceIteration):
     """S by the implicit midpoint of ``host``, a ``Midpoint`` (its tolerance, form, acceleration and bath)."""
 
     def __init__(self, host: Any, state: Any, aux: Any, turns: int):
@@ -250,7 +260,6 @@ class DeviceMidpoint(DeviceSpinFlow):
             for turn in range(turns)
         ]
         self.known = [on_device(aux.globals[f"midpoint_history_{turn}"].astype(float)) for turn in range(turns)]
-        self.control = zeros(CONTROL)
         self._sums, self._ticket = zeros((blocks(strided(n)), 3)), zeros(1, "int64")
         self._seen = 0
 
@@ -331,7 +340,7 @@ class DeviceMidpoint(DeviceSpinFlow):
 
     def memory(self) -> list[DeviceArray]:
         """What a step leaves for the next one."""
-        return [*super().memory(), *self.history, *self.known, self.control]
+        return [*super().memory(), *self.history, *self.known]
 
     def grow(self) -> bool:
         """Twice as many iterations, up to the host's limit, where a solve has not converged since the last look; fewer from now on
@@ -346,12 +355,3 @@ class DeviceMidpoint(DeviceSpinFlow):
             self.launched = most + SPARE
         self.control.tensor[MOST] = 0.0
         return False
-
-    def unsolved(self) -> int:
-        """How many solves have not converged so far; a transfer."""
-        return int(self.control.host()[UNSOLVED])
-
-    def counts(self) -> tuple[int, int]:
-        """Solves and evaluations of the field in them so far; a transfer."""
-        control = self.control.host()
-        return int(control[SOLVES]), int(control[TOTAL])

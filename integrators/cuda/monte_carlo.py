@@ -184,27 +184,52 @@ def count_step(ticks):
         ticks[0] += 1
 
 
-class DeviceMonteCarlo:
-    """The mover of ``host``, a MonteCarlo."""
+class DeviceSweepMover:
+    """Base of the movers that sweep over the spins: the step goes on, the time stays; there is no account of energies."""
+
+    plan = 0  # launches are the same in every step
 
     def __init__(self, host: Any, state: Any, aux: Aux):
         self.host, self.state = host, state
         self._sweeps = DeviceSweeps(host.sweeps, state, aux)
-        self._seed, self._first = (int(value) for value in aux.globals["monte_carlo"])
-        self._records = on_device(aux.globals["metropolis"][None])
-        self._heat = DeviceTemperatures(host.temperatures, 0.0, BOLTZMANN)
-        self._changing = zeros(1)
 
     def step(self, model: Any) -> None:
-        """One sweep and its over-relaxation."""
+        """One step of launches."""
         self.launch(model)
         self.stepped()
 
     def stepped(self) -> None:
-        """The host's clock after a step: the step goes on, the time stays."""
+        """The host's clock after a step."""
         self.state.clock.step += 1
 
-    plan = 0  # launches are the same in every step
+    def launch(self, model: Any) -> None:
+        """The launches of a step, which can be captured as a graph."""
+        raise TypeError("a mover says what it launches")
+
+    def download_histories(self, aux: Aux) -> None:
+        """What is kept of each atom."""
+
+    def download_account(self, aux: Aux) -> None:
+        """There is none."""
+
+    def grow(self) -> bool:
+        """Nothing to make more of."""
+        return False
+
+    def unsolved(self) -> int:
+        """0: there is nothing to solve."""
+        return 0
+
+
+class DeviceMonteCarlo(DeviceSweepMover):
+    """The mover of ``host``, a MonteCarlo: one sweep and its over-relaxation in a step."""
+
+    def __init__(self, host: Any, state: Any, aux: Aux):
+        super().__init__(host, state, aux)
+        self._seed, self._first = (int(value) for value in aux.globals["monte_carlo"])
+        self._records = on_device(aux.globals["metropolis"][None])
+        self._heat = DeviceTemperatures(host.temperatures, 0.0, BOLTZMANN)
+        self._changing = zeros(1)
 
     def launch(self, model: Any) -> None:
         """The launches of a step, which can be captured as a graph."""
@@ -223,20 +248,6 @@ class DeviceMonteCarlo:
         """The record of Metropolis moves."""
         aux.globals["metropolis"][:] = self._records.host()[0]
 
-    def download_histories(self, aux: Aux) -> None:
-        """Nothing is kept of an atom."""
-
-    def download_account(self, aux: Aux) -> None:
-        """There is no account of energies."""
-
     def memory(self) -> list[DeviceArray]:
         """What a step leaves for the next one, beside the state."""
         return [self._records]
-
-    def grow(self) -> bool:
-        """Nothing to make more of."""
-        return False
-
-    def unsolved(self) -> int:
-        """0: there is nothing to solve."""
-        return 0

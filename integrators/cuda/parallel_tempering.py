@@ -7,7 +7,7 @@ from numba import cuda
 
 from spinmd.cuda.arrays import DeviceArray, on_device, zeros
 from spinmd.cuda.launch import array, f8, i8, kernel
-from spinmd.integrators.cuda.monte_carlo import DeviceSweeps, count_step
+from spinmd.integrators.cuda.monte_carlo import DeviceSweepMover, count_step
 from spinmd.protocols import Aux, Need
 from spinmd.rng import EXCHANGE_CHANNEL, MONTE_CARLO_CHANNEL, random_integers, uniform_of
 from spinmd.units import BOLTZMANN
@@ -65,29 +65,17 @@ KEPT = (
 )  # globals that a step changes
 
 
-class DeviceParallelTempering:
-    """The mover of ``host``, a ParallelTempering."""
+class DeviceParallelTempering(DeviceSweepMover):
+    """The mover of ``host``, a ParallelTempering: a sweep of every replica in a step, and an exchange where one is due."""
 
     def __init__(self, host: Any, state: Any, aux: Aux):
-        self.host, self.state = host, state
-        self._sweeps = DeviceSweeps(host.sweeps, state, aux)
+        super().__init__(host, state, aux)
         self._seed, self._first = (int(value) for value in aux.globals["parallel_tempering"])
         self._spins = on_device(aux.per_atom["replica_spins"])
         self._kept = {name: on_device(aux.globals[name]) for name in KEPT}
         self._thermal = on_device(BOLTZMANN * host.temperatures)
         self._beta = on_device(1.0 / (BOLTZMANN * host.temperatures))
         self._steady = zeros(1)
-
-    def step(self, model: Any) -> None:
-        """A sweep of every replica, and an exchange where one is due."""
-        self.launch(model)
-        self.stepped()
-
-    def stepped(self) -> None:
-        """The host's clock after a step: the step goes on, the time stays."""
-        self.state.clock.step += 1
-
-    plan = 0  # launches are the same in every step
 
     def launch(self, model: Any) -> None:
         """The launches of a step, which can be captured as a graph."""
@@ -125,17 +113,6 @@ class DeviceParallelTempering:
         """The replicas."""
         aux.per_atom["replica_spins"][:] = self._spins.host()
 
-    def download_account(self, aux: Aux) -> None:
-        """There is no account of energies."""
-
     def memory(self) -> list[DeviceArray]:
         """What a step leaves for the next one, beside the state."""
         return [self._spins, *self._kept.values()]
-
-    def grow(self) -> bool:
-        """Nothing to make more of."""
-        return False
-
-    def unsolved(self) -> int:
-        """0: there is nothing to solve."""
-        return 0

@@ -7,6 +7,7 @@ import torch
 from numba import cuda
 
 from spinmd.cuda.arrays import DeviceArray, on_device, zeros
+from spinmd.cuda.hamiltonian import CONTROL
 from spinmd.cuda.launch import array, f8, i8, kernel
 from spinmd.integrators.cuda.temperatures import DeviceTemperatures
 from spinmd.protocols import FIXED
@@ -62,6 +63,11 @@ def bath_power(i, spins, field, noise, alphas):
         spins[i, 0], spins[i, 1], spins[i, 2], field[i, 0], field[i, 1], field[i, 2], nx, ny, nz, alpha
     )  # fmt: skip
     return power / (1.0 + alpha * alpha)
+
+
+# entries of the ``control`` of solvers that iterate, beside DONE (3): the last change, its rate, Anderson's weight, the present
+# iteration, solves that have not converged, most iterations since the last look, solves and iterations so far
+CHANGE, RATE, THETA, ITERATION, UNSOLVED, MOST, SOLVES, TOTAL = 0, 1, 2, 4, 5, 6, 7, 8
 
 
 class DeviceSpinFlow:
@@ -150,3 +156,24 @@ class DeviceSpinFlow:
     def counts(self) -> tuple[int, int]:
         """Solves and evaluations of the field in them so far; zeros for solvers that do not iterate."""
         return 0, 0
+
+
+class DeviceIteration(DeviceSpinFlow):
+    """Base of the solvers that iterate, and decide on the device when they are done; ``control`` (CONTROL,)."""
+
+    def __init__(self, host: Any, state: Any, aux: Any, turns: int):
+        super().__init__(host, state, aux, turns)
+        self.control = zeros(CONTROL)
+
+    def memory(self) -> list[DeviceArray]:
+        """What a step leaves for the next one."""
+        return [*super().memory(), self.control]
+
+    def unsolved(self) -> int:
+        """How many solves have not converged so far; a transfer."""
+        return int(self.control.host()[UNSOLVED])
+
+    def counts(self) -> tuple[int, int]:
+        """Solves and evaluations of the field in them so far, without those that were launched for nothing; a transfer."""
+        control = self.control.host()
+        return int(control[SOLVES]), int(control[TOTAL])

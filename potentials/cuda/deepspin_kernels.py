@@ -17,7 +17,7 @@ from numba import cuda
 
 from spinmd.cuda.launch import array, f8, i4, i8, kernel
 from spinmd.cuda.lists import LOST
-from spinmd.cuda.sums import THREADS
+from spinmd.cuda.sums import THREADS, subtract_virial
 from spinmd.potentials.cuda.deepspin_nets import in_both_precisions
 
 LANES = 8
@@ -432,12 +432,4 @@ def gather(
             fields[i, 1] -= eta[i] * hy
             fields[i, 2] -= eta[i] * hz
         if want_virial != 0:
-            virials[i, 0] -= vxx
-            virials[i, 1] -= vxy
-            virials[i, 2] -= vxz
-            virials[i, 3] -= vyx
-            virials[i, 4] -= vyy
-            virials[i, 5] -= vyz
-            virials[i, 6] -= vzx
-            virials[i, 7] -= vzy
-            virials[i, 8] -= vzz
+            subtract_virial(virials, i, 1.0, vxx, vxy, vxz, vyx, vyy, vyz, vzx, vzy, vzz)

@@ -13,23 +13,20 @@ import torch
 from numba import cuda
 
 from spinmd.cuda.arrays import DeviceArray, on_device, zeros
-from spinmd.cuda.launch import KERNELS, Kernel, array, f4, f8, i8
+from spinmd.cuda.launch import Kernel, array, i8, in_both, kernel
 from spinmd.potentials.deepspin.fitting import TANH, activation_law
 from spinmd.potentials.deepspin.model import ACTIVATIONS, Net
 from spinmd.potentials.deepspin.nets import resnet_kind
 
-REALS = {"float64": f8, "float32": f4}
-
 
 def in_both_precisions(make) -> dict[str, Kernel]:
     """{"float64": kernel, "float32": kernel} of ``make(real)``, which returns a function and its signature."""
-    found = {}
-    for name, real in REALS.items():
+
+    def one(real) -> Kernel:
         function, signature = make(real)
-        function.__qualname__ = f"{function.__name__}_{name}"
-        found[name] = Kernel(function, signature)
-        assert f"{function.__module__}.{function.__qualname__}" in KERNELS
-    return found
+        return kernel(*signature)(function)
+
+    return in_both(one, short="float32")
 
 
 def _activate(real):

@@ -16,6 +16,7 @@ import math
 from numba import cuda
 
 from spinmd.cuda.launch import array, f8, i4, i8, kernel
+from spinmd.cuda.sums import subtract_virial
 from spinmd.potentials.deepspin.prior import core_repulsion, cutoff_factor, scaled_distance
 
 WIDTH = 8  # functions of a row of x, and threads that share a centre
@@ -373,12 +374,4 @@ def gather_neighbours(
             forces[i, 1] += fy
             forces[i, 2] += fz
         if want_virial != 0:
-            virials[i, 0] -= vxx
-            virials[i, 4] -= vyy
-            virials[i, 8] -= vzz
-            virials[i, 1] -= vxy
-            virials[i, 3] -= vxy
-            virials[i, 2] -= vxz
-            virials[i, 6] -= vxz
-            virials[i, 5] -= vyz
-            virials[i, 7] -= vyz
+            subtract_virial(virials, i, 1.0, vxx, vxy, vxz, vxy, vyy, vyz, vxz, vyz, vzz)

@@ -7,6 +7,7 @@ from numba import cuda
 
 from spinmd.cuda.arrays import on_device
 from spinmd.cuda.launch import REALS, array, f8, i4, i8, in_both, kernel
+from spinmd.cuda.sums import subtract_virial
 from spinmd.potentials.eam import embedding_place, embedding_value
 from spinmd.potentials.radial import cubic, cubic_slope
 from spinmd.protocols import Need
@@ -112,15 +113,7 @@ def _make_forces(real, virial):
             if want_energy != 0:
                 energies[i] += 0.5 * phi_sum
             if virial:
-                virials[i, 0] -= 0.5 * vxx
-                virials[i, 4] -= 0.5 * vyy
-                virials[i, 8] -= 0.5 * vzz
-                virials[i, 1] -= 0.5 * vxy
-                virials[i, 3] -= 0.5 * vxy
-                virials[i, 2] -= 0.5 * vxz
-                virials[i, 6] -= 0.5 * vxz
-                virials[i, 5] -= 0.5 * vyz
-                virials[i, 7] -= 0.5 * vyz
+                subtract_virial(virials, i, 0.5, vxx, vxy, vxz, vxy, vyy, vyz, vxz, vyz, vzz)
 
     return _forces
 

@@ -9,6 +9,7 @@ from numba import cuda
 from spinmd.cuda.arrays import on_device, zeros
 from spinmd.cuda.launch import REALS, array, f8, i4, i8, in_both, kernel
 from spinmd.cuda.spins import DeviceSpinTerm
+from spinmd.cuda.sums import subtract_virial
 from spinmd.potentials.cuda.lattice import DeviceLattice
 from spinmd.potentials.radial import cubic, cubic_slope
 from spinmd.protocols import Need
@@ -106,15 +107,7 @@ def _make_evaluate(real, virial):
                 forces[i, 1] += fy
                 forces[i, 2] += fz
             if virial:
-                virials[i, 0] -= 0.5 * vxx
-                virials[i, 4] -= 0.5 * vyy
-                virials[i, 8] -= 0.5 * vzz
-                virials[i, 1] -= 0.5 * vxy
-                virials[i, 3] -= 0.5 * vxy
-                virials[i, 2] -= 0.5 * vxz
-                virials[i, 6] -= 0.5 * vxz
-                virials[i, 5] -= 0.5 * vyz
-                virials[i, 7] -= 0.5 * vyz
+                subtract_virial(virials, i, 0.5, vxx, vxy, vxz, vxy, vyy, vyz, vxz, vyz, vzz)
             if want_field != 0:
                 fields[i, 0] += hx * s
                 fields[i, 1] += hy * s

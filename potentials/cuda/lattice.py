@@ -15,6 +15,19 @@ _COUPLED = (array(f8, 2), array(f8, 1), array(i4, 1), array(i4, 2))
 _RESULTS = (array(f8, 1), i8, i8, array(f8, 1), array(f8, 2))
 
 
+@cuda.jit(device=True)
+def _leave(i, share, spins, inverse, hx, hy, hz, constant, want_energy, want_field, energies, fields):
+    """E_i = −``share`` e_i·H + c_i and the field H/m_i, where they are wanted."""
+    s = inverse[i]
+    if want_energy != 0:
+        energy = -share * s * (spins[i, 0] * hx + spins[i, 1] * hy + spins[i, 2] * hz)
+        energies[i] += energy + (constant[i] if constant.shape[0] > 0 else 0.0)
+    if want_field != 0:
+        fields[i, 0] += hx * s
+        fields[i, 1] += hy * s
+        fields[i, 2] += hz * s
+
+
 @kernel(*_COUPLED, array(f8, 2), *_RESULTS)
 def _isotropic(spins, inverse, count, atoms, coupling, constant, want_energy, want_field, energies, fields):
     """E_i = −½ e_i·H_i + c_i and the field H_i/m_i with H_i = Σ_j J_ij e_j, eV."""
@@ -27,14 +40,7 @@ def _isotropic(spins, inverse, count, atoms, coupling, constant, want_energy, wa
             hx += strength * spins[j, 0]
             hy += strength * spins[j, 1]
             hz += strength * spins[j, 2]
-        s = inverse[i]
-        if want_energy != 0:
-            energy = -0.5 * s * (spins[i, 0] * hx + spins[i, 1] * hy + spins[i, 2] * hz)
-            energies[i] += energy + (constant[i] if constant.shape[0] > 0 else 0.0)
-        if want_field != 0:
-            fields[i, 0] += hx * s
-            fields[i, 1] += hy * s
-            fields[i, 2] += hz * s
+        _leave(i, 0.5, spins, inverse, hx, hy, hz, constant, want_energy, want_field, energies, fields)
 
 
 @kernel(*_COUPLED, array(f8, 3), *_RESULTS)
@@ -50,14 +56,7 @@ def _tensor(spins, inverse, count, atoms, tensor, constant, want_energy, want_fi
             hx += tensor[0, k, i] * x + tensor[1, k, i] * y + tensor[2, k, i] * z
             hy += tensor[3, k, i] * x + tensor[4, k, i] * y + tensor[5, k, i] * z
             hz += tensor[6, k, i] * x + tensor[7, k, i] * y + tensor[8, k, i] * z
-        s = inverse[i]
-        if want_energy != 0:
-            energy = -0.5 * s * (spins[i, 0] * hx + spins[i, 1] * hy + spins[i, 2] * hz)
-            energies[i] += energy + (constant[i] if constant.shape[0] > 0 else 0.0)
-        if want_field != 0:
-            fields[i, 0] += hx * s
-            fields[i, 1] += hy * s
-            fields[i, 2] += hz * s
+        _leave(i, 0.5, spins, inverse, hx, hy, hz, constant, want_energy, want_field, energies, fields)
 
 
 @kernel(*_COUPLED, array(f8, 2), *_RESULTS)
@@ -76,14 +75,7 @@ def _biquadratic(spins, inverse, count, atoms, coupling, constant, want_energy, 
             hx += c * x
             hy += c * y
             hz += c * z
-        if want_energy != 0:
-            energies[i] -= 0.25 * (ex * hx + ey * hy + ez * hz)
-            if constant.shape[0] > 0:
-                energies[i] += constant[i]
-        if want_field != 0:
-            fields[i, 0] += hx * s
-            fields[i, 1] += hy * s
-            fields[i, 2] += hz * s
+        _leave(i, 0.25, spins, inverse, hx, hy, hz, constant, want_energy, want_field, energies, fields)
 
 
 _KERNELS = {"isotropic": _isotropic, "tensor": _tensor, "biquadratic": _biquadratic}

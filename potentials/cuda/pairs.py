@@ -13,6 +13,7 @@ from numba import cuda
 from spinmd.cuda.arrays import on_device, zeros
 from spinmd.cuda.launch import Kernel, array, f8, i4, i8, kernel
 from spinmd.cuda.spins import DeviceSpinTerm
+from spinmd.cuda.sums import subtract_virial
 from spinmd.potentials.cuda.lattice import DeviceLattice
 from spinmd.potentials.pair_laws import (
     BIQUADRATIC,
@@ -105,15 +106,7 @@ def _evaluation(coupling: int, tabulated: bool) -> Kernel:
                 fields[i, 1] += hy * q
                 fields[i, 2] += hz * q
             if want_virial != 0:
-                virials[i, 0] -= 0.5 * xx
-                virials[i, 1] -= 0.5 * xy
-                virials[i, 2] -= 0.5 * xz
-                virials[i, 3] -= 0.5 * yx
-                virials[i, 4] -= 0.5 * yy
-                virials[i, 5] -= 0.5 * yz
-                virials[i, 6] -= 0.5 * zx
-                virials[i, 7] -= 0.5 * zy
-                virials[i, 8] -= 0.5 * zz
+                subtract_virial(virials, i, 0.5, xx, xy, xz, yx, yy, yz, zx, zy, zz)
 
     evaluate.__qualname__ = f"evaluate_{_NAMES[coupling]}"
     return kernel(

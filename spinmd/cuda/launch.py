@@ -89,14 +89,14 @@ def kernel(*signature: Any, fastmath: bool = False) -> Callable[[Callable], Kern
     return lambda function: Kernel(function, signature, fastmath)
 
 
-def in_both(make: Callable[[Any], Kernel], kind: str = "") -> dict[str, Kernel]:
-    """The kernels that ``make(real)`` gives for arithmetic of pairs in float64, and in float32 ("mixed"): one text, compiled twice.
+def in_both(make: Callable[[Any], Kernel], kind: str = "", short: str = "mixed") -> dict[str, Kernel]:
+    """The kernels that ``make(real)`` gives in float64, and in float32, which is called ``short``: one text, compiled twice.
 
     ``kind`` tells them from others of the same text. ``real`` is numba's type, which also converts: ``real(x)``. Tables come in
-    this type; sums and everything per atom are float64.
+    this type; with "mixed", sums and everything per atom are float64.
     """
     kernels = {}
-    for name, real in (("float64", f8), ("mixed", f4)):
+    for name, real in (("float64", f8), (short, f4)):
         one = make(real)
         KERNELS.pop(one.name)
         one.name = f"{one.name}[{', '.join(filter(None, (name, kind)))}]"

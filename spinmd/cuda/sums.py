@@ -28,6 +28,20 @@ FLOAT = types.float64
 
 
 @cuda.jit(device=True)
+def subtract_virial(virials, i, share, xx, xy, xz, yx, yy, yz, zx, zy, zz):
+    """Row i of ``virials`` (N, 9), eV, less ``share`` times a tensor by rows."""
+    virials[i, 0] -= share * xx
+    virials[i, 1] -= share * xy
+    virials[i, 2] -= share * xz
+    virials[i, 3] -= share * yx
+    virials[i, 4] -= share * yy
+    virials[i, 5] -= share * yz
+    virials[i, 6] -= share * zx
+    virials[i, 7] -= share * zy
+    virials[i, 8] -= share * zz
+
+
+@cuda.jit(device=True)
 def is_last_block(ticket, room):
     """Whether all other blocks of this launch have been here before, so that what they wrote until then can be read.
 
